@@ -1,0 +1,3 @@
+"""vitscale: train large Vision Transformers from scratch."""
+
+__version__ = "0.1.0"

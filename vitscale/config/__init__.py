@@ -1,0 +1,1 @@
+"""Typed recipes: sections, loading, the run's plan. Never imports torch."""

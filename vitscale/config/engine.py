@@ -1,0 +1,48 @@
+"""The `[engine]` and `[ops]` tables: what runs the step, in which precision, with which kernels."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from vitscale.config.base import Section
+
+
+class EngineConfig(Section):
+    """The machinery of one optimizer step."""
+
+    kind: Literal["deepspeed", "local"] = "deepspeed"
+    """DeepSpeed ZeRO, or plain torch with replicated state (the reference)."""
+
+    zero_stage: Literal[0, 1, 2, 3] | None = None
+    """What ZeRO partitions: 0 nothing, 1 optimizer state, 2 and gradients, 3 and parameters. Default 1."""
+
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """bf16 keeps weights, activations and gradients in bfloat16 and the optimizer's weights in float32."""
+
+    recompute: Literal["none", "full"] = "none"
+    """Activation checkpointing: keep all activations, or only block inputs and recompute in backward."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU where there is one."""
+
+    timeout_s: int = Field(600, ge=1)
+    """Seconds after which a collective that some rank never joins is an error."""
+
+    @property
+    def stage(self) -> int | None:
+        """The ZeRO stage in force; None for the local engine."""
+        if self.kind == "local":
+            return None
+        return 1 if self.zero_stage is None else self.zero_stage
+
+
+class OpsConfig(Section):
+    """Which implementation runs for each op; `auto` takes the fastest that can run here and says which."""
+
+    norm: Literal["auto", "apex", "torch"] = "auto"
+    """LayerNorm: NVIDIA apex's fused kernel (CUDA only) or torch's."""
+
+    attention: Literal["auto", "sdpa", "explicit"] = "auto"
+    """torch's scaled_dot_product_attention, or plain matrix products (faster in bf16 on a CPU)."""

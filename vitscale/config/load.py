@@ -1,0 +1,195 @@
+"""From a TOML recipe, its bases and overrides to a checked `RunConfig`, with the source of every key."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from vitscale.config.run import SCHEMA_VERSION, RunConfig, conflicts
+from vitscale.errors import ConfigError, nearest
+
+_PATHS = ("run.home", "data.train", "data.held_out", "init.weights")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked config and, for every key that was set, where it was set ("file" or "override")."""
+
+    config: RunConfig
+    sources: dict[str, str]
+
+    def to_json(self) -> str:
+        """The resolved recipe as saved in a run folder: schema version, config, sources."""
+        config = self.config.model_dump(mode="json")
+        record = {"schema": SCHEMA_VERSION, "config": config, "sources": self.sources}
+        return json.dumps(record, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ConfigError: another schema version, or values that no longer validate.
+        """
+        record = json.loads(text)
+        if record.get("schema") != SCHEMA_VERSION:
+            raise ConfigError(
+                "the saved config has another schema version",
+                given=record.get("schema"),
+                do=f"This vitscale reads version {SCHEMA_VERSION}.",
+            )
+        return cls(_validate(record["config"], record["sources"]), record["sources"])
+
+
+def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read the recipe at `path` over its bases, apply `section.key=value` overrides, check everything.
+
+    Relative data, checkpoint and home paths are taken from the working folder and made absolute.
+
+    Raises:
+        ConfigError: a file cannot be read, or any key is unknown, impossible or idle; all are listed.
+    """
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for file, table in _layers(Path(path), ()):
+        _merge(values, table, sources, str(file))
+    for text in overrides:
+        _merge(values, _override(text), sources, "override")
+    _make_absolute(values)
+    return Recipe(_validate(values, sources), sources)
+
+
+def _layers(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The recipe's tables, bases first."""
+    if path.resolve() in seen:
+        raise ConfigError("a recipe is its own base", where=str(path), do="Break the circle of `base`.")
+    table = _read_toml(path)
+    bases = table.pop("base", [])
+    if not isinstance(bases, list):
+        raise ConfigError("`base` must be a list of files", where=str(path), given=repr(bases))
+    for base in bases:
+        yield from _layers(path.parent / base, (*seen, path.resolve()))
+    yield path, table
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        folder = path.parent
+        names = [p.name for p in folder.glob("*.toml")] if folder.is_dir() else []
+        hint = nearest(path.name, names) if names else f"{folder} holds no recipes"
+        raise ConfigError("no such recipe", where=str(path), do=f"{hint[0].upper()}{hint[1:]}") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot be read as TOML: {error}", where=str(path)) from error
+
+
+def _merge(into: dict[str, Any], table: dict[str, Any], sources: dict[str, str], source: str) -> None:
+    """Deep merge; lists and plain values replace."""
+    for key, value in _flatten(table):
+        *tables, leaf = key.split(".")
+        place = into
+        for name in tables:
+            below = place.setdefault(name, {})
+            if not isinstance(below, dict):
+                below = place[name] = {}
+            place = below
+        place[leaf] = value
+        sources[key] = source
+
+
+def _flatten(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(
+            "an override must be section.key=value", where="command line", given=repr(text)
+        )
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = None if value == "null" else value
+    table: Any = parsed
+    for name in reversed(key.strip().split(".")):
+        table = {name: table}
+    return table
+
+
+def _make_absolute(values: dict[str, Any]) -> None:
+    for key in _PATHS:
+        section, name = key.split(".")
+        table = values.get(section)
+        if isinstance(table, dict) and isinstance(table.get(name), str) and "://" not in table[name]:
+            table[name] = str(Path(table[name]).expanduser().absolute())
+    run = values.get("run")
+    if isinstance(run, dict) and "home" not in run:
+        run["home"] = str(Path("runs").absolute())
+
+
+def _validate(values: dict[str, Any], sources: dict[str, str]) -> RunConfig:
+    try:
+        config = RunConfig.model_validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        lines = [_sentence(detail, sources) for detail in error.errors(include_url=False)]
+        raise _all_at_once(lines) from None
+    problems = [_located(key, text, sources) for key, text in conflicts(config)]
+    try:
+        config.model.shape(config.model.classes or 1)
+    except ConfigError as error:
+        problems.append(str(error))
+    if problems:
+        raise _all_at_once(problems)
+    return config
+
+
+def _all_at_once(lines: list[str]) -> ConfigError:
+    count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+    return ConfigError(f"the recipe has {count}:\n  " + "\n  ".join(lines) + "\n")
+
+
+def _sentence(detail: Any, sources: dict[str, str]) -> str:
+    """One validator message as a sentence with the key, its source and the nearest right name."""
+    path = [str(part) for part in detail["loc"]]
+    key = ".".join(path)
+    if detail["type"] == "extra_forbidden":
+        return _located(key, f"unknown key; {nearest(path[-1], _names_beside(path))}", sources)
+    if detail["type"] == "missing":
+        return _located(key, "is required and was not given", sources)
+    text = detail["msg"].removeprefix("Value error, ")
+    given = detail["input"]
+    shown = "" if isinstance(given, dict) or repr(given) in text else f" (given: {given!r})"
+    return _located(key, text + shown, sources)
+
+
+def _located(key: str, text: str, sources: dict[str, str]) -> str:
+    source = sources.get(key)
+    return f"{key}: {text} [{source}]" if source else f"{key}: {text}"
+
+
+def _names_beside(path: list[str]) -> list[str]:
+    model: Any = RunConfig
+    for name in path[:-1]:
+        model = section_class(model, name)
+    return list(model.model_fields)
+
+
+def section_class(model: type[BaseModel], name: str) -> type[BaseModel]:
+    """The Section behind the field `name`, also where it is optional."""
+    annotation = model.model_fields[name].annotation
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    raise TypeError(f"{model.__name__}.{name} is no section")

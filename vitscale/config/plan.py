@@ -1,0 +1,102 @@
+"""Facts of a run that follow from the recipe, the number of ranks and the size of the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vitscale.config.run import RunConfig
+from vitscale.errors import ConfigError
+from vitscale.units import Duration
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Whole numbers the loop needs. Steps are optimizer steps of the whole job."""
+
+    world: int
+    batch: int
+    micro_batch: int
+    accumulation: int
+    epoch_images: int
+    total_steps: int
+    warmup_steps: int
+    log_every: int
+    save_every: int
+    evaluate_every: int | None
+
+    @property
+    def total_images(self) -> int:
+        return self.total_steps * self.batch
+
+    @property
+    def epochs(self) -> float:
+        return self.total_images / self.epoch_images
+
+    @property
+    def rank_batch(self) -> int:
+        """Images per optimizer step on one rank."""
+        return self.micro_batch * self.accumulation
+
+
+def make_plan(config: RunConfig, *, world: int, epoch_images: int) -> Plan:
+    """Work out accumulation and every interval in steps.
+
+    Args:
+        config: the checked recipe.
+        world: ranks in the job.
+        epoch_images: samples in the training set.
+
+    Raises:
+        ConfigError: the batch cannot be cut evenly, or a duration comes to nothing.
+    """
+    batch = config.train.batch
+    accumulation = _accumulation(batch, config.train.micro_batch, world)
+    total = _steps("train.duration", config.train.duration, batch, epoch_images, None)
+    return Plan(
+        world=world,
+        batch=batch,
+        micro_batch=config.train.micro_batch,
+        accumulation=accumulation,
+        epoch_images=epoch_images,
+        total_steps=total,
+        warmup_steps=_warmup(config.optim.warmup, batch, epoch_images, total),
+        log_every=_steps("train.log_every", config.train.log_every, batch, epoch_images, total),
+        save_every=_steps("checkpoint.every", config.checkpoint.every, batch, epoch_images, total),
+        evaluate_every=_steps("evaluate.every", config.evaluate.every, batch, epoch_images, total)
+        if config.evaluate.every
+        else None,
+    )
+
+
+def _steps(key: str, duration: Duration, batch: int, epoch_images: int, total: int | None) -> int:
+    steps = duration.steps(batch=batch, epoch_images=epoch_images, total_steps=total)
+    if steps < 1:
+        raise ConfigError("comes to no step at all", where=key, given=duration, do="Make it longer.")
+    return steps
+
+
+def _warmup(duration: Duration, batch: int, epoch_images: int, total: int) -> int:
+    steps = duration.steps(batch=batch, epoch_images=epoch_images, total_steps=total)
+    if steps >= total:
+        raise ConfigError(
+            f"the warmup takes {steps} of {total} steps, so the peak rate would never be held",
+            where="optim.warmup",
+            given=duration,
+            do="Shorten it or train longer.",
+        )
+    return steps
+
+
+def _accumulation(batch: int, micro_batch: int, world: int) -> int:
+    at_once = micro_batch * world
+    if batch % at_once == 0:
+        return batch // at_once
+    fits = [m for m in range(1, batch // world + 1) if batch % (m * world) == 0]
+    near = sorted(fits, key=lambda m: abs(m - micro_batch))[:3]
+    choices = f"micro_batch {' or '.join(map(str, sorted(near)))}" if near else "fewer ranks"
+    raise ConfigError(
+        f"batch {batch} cannot be cut into micro-batches of {micro_batch} on {world} ranks "
+        f"({at_once} images at a time)",
+        where="train.batch",
+        do=f"Choose a batch that is a multiple of {at_once}, or {choices}.",
+    )

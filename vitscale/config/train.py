@@ -1,0 +1,92 @@
+"""The `[run]`, `[train]`, `[init]`, `[checkpoint]`, `[evaluate]` and `[tracking]` tables."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from vitscale.config.base import DurationField, Section
+from vitscale.units import Duration
+
+
+class RunSection(Section):
+    """Who the run is."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    """Name of the run and of its folder below `home`; letters, digits, dot, dash and underscore."""
+
+    home: str = "runs"
+    """Folder that holds all runs and the MLflow store; shared by all nodes."""
+
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Decides initial weights, sample order, augmentation and dropout."""
+
+
+class TrainConfig(Section):
+    """How long, how much at a time, for which objective."""
+
+    duration: DurationField
+    """Length of the training: epochs, images or steps."""
+
+    batch: int = Field(ge=1)
+    """Images per optimizer step over all ranks; independent of the number of GPUs."""
+
+    micro_batch: int = Field(ge=1)
+    """Images per forward pass on one device; accumulation follows from batch and world size."""
+
+    objective: Literal["softmax", "sigmoid"] = "softmax"
+    """Softmax cross-entropy, or sigmoid cross-entropy summed over classes (i21k, JFT)."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Probability mass spread evenly over all classes."""
+
+    log_every: DurationField = Duration(50, "steps")
+    """How often the meters are read and metrics written."""
+
+
+class InitConfig(Section):
+    """Where a fine-tuning starts from; without it weights are drawn at random."""
+
+    weights: str
+    """A committed checkpoint (step folder) or a run folder, whose newest good checkpoint is taken."""
+
+    head: Literal["new", "keep"] = "new"
+    """A new zero-initialised classifier, or the checkpoint's own."""
+
+
+class CheckpointConfig(Section):
+    """When the run is saved and what is kept."""
+
+    every: DurationField = Duration(1000, "steps")
+    """How often a checkpoint is committed; the last step always is."""
+
+    keep: int = Field(2, ge=1)
+    """Newest commits that are kept; older ones go after a newer commit."""
+
+
+class EvaluateConfig(Section):
+    """Evaluation during and after training."""
+
+    every: DurationField | None = None
+    """How often the held-out set is scored during training; at the end always, where there is one."""
+
+    batch: int = Field(256, ge=1)
+    """Images per forward pass of an evaluation on one device."""
+
+
+class TrackingConfig(Section):
+    """Where metrics go besides `metrics.jsonl`, which is always written."""
+
+    mlflow: str = "auto"
+    """auto: a SQLite store below `run.home`; off; or the URI of an MLflow server."""
+
+    experiment: str = "vitscale"
+    """MLflow experiment the run belongs to."""
+
+    @field_validator("mlflow")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value in ("auto", "off") or "://" in value:
+            return value
+        raise ValueError(f'{value!r} is neither "auto", "off" nor a URI such as "http://host:5000"')
