@@ -58,9 +58,9 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for file, table in _layers(Path(path), ()):
-        _merge(values, table, sources, str(file))
+        merge(values, table, sources, str(file))
     for text in overrides:
-        _merge(values, _override(text), sources, "override")
+        merge(values, parse_override(text), sources, "override")
     _make_absolute(values)
     return Recipe(_validate(values, sources), sources)
 
@@ -68,8 +68,10 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 def _layers(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The recipe's tables, bases first."""
     if path.resolve() in seen:
-        raise ConfigError("a recipe is its own base", where=str(path), do="Break the circle of `base`.")
-    table = _read_toml(path)
+        raise ConfigError(
+            "a recipe is its own base", where=str(path), do="Break the circle of `base`."
+        )
+    table = read_toml(path)
     bases = table.pop("base", [])
     if not isinstance(bases, list):
         raise ConfigError("`base` must be a list of files", where=str(path), given=repr(bases))
@@ -78,19 +80,24 @@ def _layers(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str
     yield path, table
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a file; a missing one is answered with the nearest name beside it."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         folder = path.parent
         names = [p.name for p in folder.glob("*.toml")] if folder.is_dir() else []
         hint = nearest(path.name, names) if names else f"{folder} holds no recipes"
-        raise ConfigError("no such recipe", where=str(path), do=f"{hint[0].upper()}{hint[1:]}") from error
+        raise ConfigError(
+            "no such recipe", where=str(path), do=f"{hint[0].upper()}{hint[1:]}"
+        ) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"cannot be read as TOML: {error}", where=str(path)) from error
 
 
-def _merge(into: dict[str, Any], table: dict[str, Any], sources: dict[str, str], source: str) -> None:
+def merge(
+    into: dict[str, Any], table: dict[str, Any], sources: dict[str, str], source: str
+) -> None:
     """Deep merge; lists and plain values replace."""
     for key, value in _flatten(table):
         *tables, leaf = key.split(".")
@@ -112,7 +119,8 @@ def _flatten(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield prefix + key, value
 
 
-def _override(text: str) -> dict[str, Any]:
+def parse_override(text: str) -> dict[str, Any]:
+    """`"train.batch=512"` as nested tables; the value is read as TOML, else it is text."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(
@@ -132,7 +140,11 @@ def _make_absolute(values: dict[str, Any]) -> None:
     for key in _PATHS:
         section, name = key.split(".")
         table = values.get(section)
-        if isinstance(table, dict) and isinstance(table.get(name), str) and "://" not in table[name]:
+        if (
+            isinstance(table, dict)
+            and isinstance(table.get(name), str)
+            and "://" not in table[name]
+        ):
             table[name] = str(Path(table[name]).expanduser().absolute())
     run = values.get("run")
     if isinstance(run, dict) and "home" not in run:
@@ -143,29 +155,35 @@ def _validate(values: dict[str, Any], sources: dict[str, str]) -> RunConfig:
     try:
         config = RunConfig.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
-        lines = [_sentence(detail, sources) for detail in error.errors(include_url=False)]
-        raise _all_at_once(lines) from None
+        raise all_at_once(sentences(error, sources, RunConfig)) from None
     problems = [_located(key, text, sources) for key, text in conflicts(config)]
     try:
         config.model.shape(config.model.classes or 1)
     except ConfigError as error:
         problems.append(str(error))
     if problems:
-        raise _all_at_once(problems)
+        raise all_at_once(problems)
     return config
 
 
-def _all_at_once(lines: list[str]) -> ConfigError:
+def all_at_once(lines: list[str], what: str = "recipe") -> ConfigError:
+    """One error that lists everything that is wrong."""
     count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
-    return ConfigError(f"the recipe has {count}:\n  " + "\n  ".join(lines) + "\n")
+    return ConfigError(f"the {what} has {count}:\n  " + "\n  ".join(lines) + "\n")
 
 
-def _sentence(detail: Any, sources: dict[str, str]) -> str:
-    """One validator message as a sentence with the key, its source and the nearest right name."""
+def sentences(error: ValidationError, sources: dict[str, str], root: type[BaseModel]) -> list[str]:
+    """Validator messages as sentences with the key, its source and the nearest right name."""
+    return [_sentence(detail, sources, root) for detail in error.errors(include_url=False)]
+
+
+def _sentence(detail: Any, sources: dict[str, str], root: type[BaseModel]) -> str:
     path = [str(part) for part in detail["loc"]]
     key = ".".join(path)
     if detail["type"] == "extra_forbidden":
-        return _located(key, f"unknown key; {nearest(path[-1], _names_beside(path))}", sources)
+        return _located(
+            key, f"unknown key; {nearest(path[-1], _names_beside(path, root))}", sources
+        )
     if detail["type"] == "missing":
         return _located(key, "is required and was not given", sources)
     text = detail["msg"].removeprefix("Value error, ")
@@ -179,8 +197,8 @@ def _located(key: str, text: str, sources: dict[str, str]) -> str:
     return f"{key}: {text} [{source}]" if source else f"{key}: {text}"
 
 
-def _names_beside(path: list[str]) -> list[str]:
-    model: Any = RunConfig
+def _names_beside(path: list[str], root: type[BaseModel]) -> list[str]:
+    model: Any = root
     for name in path[:-1]:
         model = section_class(model, name)
     return list(model.model_fields)

@@ -71,7 +71,9 @@ def make_plan(config: RunConfig, *, world: int, epoch_images: int) -> Plan:
 def _steps(key: str, duration: Duration, batch: int, epoch_images: int, total: int | None) -> int:
     steps = duration.steps(batch=batch, epoch_images=epoch_images, total_steps=total)
     if steps < 1:
-        raise ConfigError("comes to no step at all", where=key, given=duration, do="Make it longer.")
+        raise ConfigError(
+            "comes to no step at all", where=key, given=duration, do="Make it longer."
+        )
     return steps
 
 

@@ -50,7 +50,10 @@ def conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
     yield from _idle_data_settings(config)
     for key, duration in _durations(config):
         if duration.is_time:
-            yield key, f"{duration} is a time, which differs from rank to rank: use steps, images or epochs"
+            yield (
+                key,
+                f"{duration} is a time, which differs from rank to rank: use steps, images or epochs",
+            )
         elif duration.unit == "%" and key == "train.duration":
             yield key, f"{duration} of what? Use epochs, images or steps"
     if config.train.batch % config.train.micro_batch:
@@ -59,15 +62,24 @@ def conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
             f"batch {config.train.batch} is no multiple of micro_batch {config.train.micro_batch}",
         )
     if config.evaluate.every is not None and config.data.held_out is None:
-        yield "evaluate.every", "there is no data.held_out to evaluate on: add it or remove this key"
+        yield (
+            "evaluate.every",
+            "there is no data.held_out to evaluate on: add it or remove this key",
+        )
 
 
 def _idle_engine_settings(config: RunConfig) -> Iterator[tuple[str, str]]:
     engine = config.engine
     if engine.kind == "local" and engine.zero_stage is not None:
-        yield "engine.zero_stage", 'has no effect with engine.kind = "local": remove it or use "deepspeed"'
+        yield (
+            "engine.zero_stage",
+            'has no effect with engine.kind = "local": remove it or use "deepspeed"',
+        )
     if config.ops.norm == "apex" and engine.device == "cpu":
-        yield "ops.norm", 'apex has CUDA kernels only: use "torch" or "auto" with engine.device = "cpu"'
+        yield (
+            "ops.norm",
+            'apex has CUDA kernels only: use "torch" or "auto" with engine.device = "cpu"',
+        )
 
 
 def _idle_optim_settings(config: RunConfig) -> Iterator[tuple[str, str]]:
@@ -75,7 +87,10 @@ def _idle_optim_settings(config: RunConfig) -> Iterator[tuple[str, str]]:
     idle = ("momentum",) if optim.optimizer == "adamw" else ("betas", "eps")
     for name in idle:
         if name in optim.model_fields_set:
-            yield f"optim.{name}", f'has no effect with optim.optimizer = "{optim.optimizer}": remove it'
+            yield (
+                f"optim.{name}",
+                f'has no effect with optim.optimizer = "{optim.optimizer}": remove it',
+            )
 
 
 def _idle_data_settings(config: RunConfig) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,125 @@
+"""A connection to Ray: a small cluster inside this process, or one that is already there."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vitscale.config.cluster import ClusterProfile
+from vitscale.errors import ResourceError
+
+_OBJECT_STORE_BYTES = 128 << 20  # the job passes a recipe and a reply, no tensors
+# A dead worker is noticed at the next health check, and its peers get a moment to close their sockets. Metrics
+# and tune-ups that a single job has no use for would each start a process.
+_RAY_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+_LOCAL_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+
+
+@contextmanager
+def connected(profile: ClusterProfile) -> Iterator[None]:
+    """Ray, connected and large enough for the profile's workers; disconnected at the end.
+
+    Raises:
+        ResourceError: nothing answers at the address, or the cluster lacks CPUs or GPUs.
+    """
+    settings = _RAY_ENVIRONMENT | (_LOCAL_ENVIRONMENT if profile.is_local else {})
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if profile.is_local:
+        _start_here(ray, profile)
+    else:
+        _connect(ray, profile)
+    try:
+        _insist_on_room(ray.cluster_resources(), profile)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start_here(ray: Any, profile: ClusterProfile) -> None:
+    # Token authentication stays as Ray has it, which is on for a cluster it starts itself.
+    ray.init(
+        address="local",
+        num_cpus=math.ceil(profile.workers * profile.cpus_per_worker),
+        include_dashboard=False,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        logging_level=logging.ERROR,
+        _temp_dir=str(_private_folder()),
+    )
+
+
+def _connect(ray: Any, profile: ClusterProfile) -> None:
+    if profile.address != "auto":
+        _insist_on_listener(profile)
+    try:
+        ray.init(address=profile.address, logging_level=logging.ERROR)
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+        raise _no_answer(profile, str(error).strip().splitlines()[0]) from error
+
+
+def _insist_on_listener(profile: ClusterProfile) -> None:
+    """Ray itself would try for minutes."""
+    host, _, port = profile.address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=profile.connect_s).close()
+    except OSError as error:
+        raise _no_answer(profile, str(error)) from error
+
+
+def _no_answer(profile: ClusterProfile, reason: str) -> ResourceError:
+    return ResourceError(
+        f"no Ray cluster answers: {reason}",
+        where="cluster.address",
+        given=profile.address,
+        do='Start one with `ray start --head`, correct the address, or use "local".',
+    )
+
+
+def _insist_on_room(resources: dict[str, float], profile: ClusterProfile) -> None:
+    wanted = {
+        "CPU": profile.workers * profile.cpus_per_worker,
+        "GPU": float(profile.workers * profile.gpus_per_worker),
+    }
+    for name, amount in wanted.items():
+        if resources.get(name, 0.0) < amount:
+            raise ResourceError(
+                f"the Ray cluster has {resources.get(name, 0):g} {name}s and the job needs {amount:g}",
+                where="cluster.workers",
+                given=profile.workers,
+                do=f"Use fewer workers, or lower cluster.{name.lower()}s_per_worker.",
+            )
+
+
+def _private_folder() -> Path:
+    """Ray's files of this user; under /tmp itself, since its socket paths must stay short.
+
+    Raises:
+        ResourceError: somebody else owns the folder.
+    """
+    path = Path("/tmp") / f"vitscale-ray-{os.getuid()}"
+    path.mkdir(mode=0o700, exist_ok=True)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise ResourceError(
+            "the folder for Ray's sockets belongs to somebody else",
+            where=str(path),
+            do="Ask its owner to remove it.",
+        )
+    return path

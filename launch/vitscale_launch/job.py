@@ -1,0 +1,115 @@
+"""What is submitted, checked before anything starts. Imports neither ray nor torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vitscale.config.cluster import ClusterProfile
+from vitscale.config.dataset import DatasetFacts, dataset_facts
+from vitscale.config.load import Recipe
+from vitscale.config.plan import Plan, make_plan
+from vitscale.errors import ConfigError, ResourceError
+from vitscale.units import human_bytes
+
+Resume = Literal["auto", "must", "never"]
+_FREE_BYTES = 1 << 30  # room for the journal, the MLflow store and Ray's own files
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe, where it runs, and what it comes to there."""
+
+    recipe: Recipe
+    profile: ClusterProfile
+    plan: Plan
+    data: DatasetFacts
+    resume: Resume
+
+    @property
+    def folder(self) -> Path:
+        return self.recipe.config.folder
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What every rank hands to `vitscale.train.worker.run`."""
+        return {"recipe": self.recipe.to_json(), "resume": self.resume}
+
+
+def make_job(recipe: Recipe, profile: ClusterProfile, resume: Resume = "auto") -> Job:
+    """Work out the plan on the profile's number of workers; writes nothing.
+
+    Raises:
+        ConfigError: recipe and profile contradict each other, or the batch cannot be cut.
+        DataError: the training set cannot be read from here.
+    """
+    _insist_on_one_device(recipe, profile)
+    facts = dataset_facts(recipe.config.data.train)
+    plan = make_plan(recipe.config, world=profile.workers, epoch_images=facts.samples)
+    return Job(recipe, profile, plan, facts, resume)
+
+
+def check_machine(job: Job) -> None:
+    """Look at what the job needs here: a home that can be written, free space, GPUs for a local job.
+
+    Raises:
+        ResourceError: something is missing.
+    """
+    home = Path(job.recipe.config.run.home)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(home).free
+    except OSError as error:
+        raise _unwritable(home, error.strerror) from error
+    if not os.access(home, os.W_OK | os.X_OK):
+        raise _unwritable(home, "permission denied")
+    if free < _FREE_BYTES:
+        raise ResourceError(
+            f"the disk is nearly full: {human_bytes(free)} free, {human_bytes(_FREE_BYTES)} needed at least",
+            where="run.home",
+            given=home,
+            do="Free some space, or choose another run.home.",
+        )
+    if job.profile.is_local and job.profile.gpus_per_worker:
+        _insist_on_gpus(job.profile.workers)
+
+
+def _insist_on_one_device(recipe: Recipe, profile: ClusterProfile) -> None:
+    device = recipe.config.engine.device
+    if device == "cuda" and not profile.gpus_per_worker:
+        raise ConfigError(
+            "the recipe asks for GPUs and the cluster profile gives none",
+            where="engine.device",
+            given=device,
+            do="Set cluster.gpus_per_worker=1, or engine.device=cpu.",
+        )
+    if device == "cpu" and profile.gpus_per_worker:
+        raise ConfigError(
+            "the cluster profile reserves GPUs that the recipe would not use",
+            where="cluster.gpus_per_worker",
+            given=profile.gpus_per_worker,
+            do="Set it to 0, or engine.device=auto.",
+        )
+
+
+def _insist_on_gpus(wanted: int) -> None:
+    """Count the device files, since asking torch costs seconds and this is the front door."""
+    found = sum(path.name[6:].isdigit() for path in Path("/dev").glob("nvidia[0-9]*"))
+    if found < wanted:
+        raise ResourceError(
+            f"this machine has {found} GPUs and the job needs {wanted}",
+            where="cluster.workers",
+            do="Use fewer workers, or cluster.gpus_per_worker=0 to train on the CPU.",
+        )
+
+
+def _unwritable(home: Path, reason: str | None) -> ResourceError:
+    return ResourceError(
+        f"the folder of all runs cannot be written: {reason}",
+        where="run.home",
+        given=home,
+        do="Choose a folder you may write to, such as run.home=runs.",
+    )

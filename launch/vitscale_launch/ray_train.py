@@ -1,0 +1,172 @@
+"""A job on Ray Train: Ray places the ranks and starts them again when one dies; vitscale decides the rest.
+
+Ray's own checkpoints and `ray.train.report` are not used: a commit in the run folder is what counts.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from vitscale.errors import STOPPED_EXIT_CODE
+from vitscale_launch.job import Job
+from vitscale_launch.stopping import StopSignals
+
+WORKER = "vitscale.train.worker:run"
+_LOOK_S = 0.2
+_FATAL_GRACE_S = 30.0
+
+
+def run_on_ray(job: Job, signals: StopSignals, worker: str = WORKER) -> dict[str, Any]:
+    """Run the job on the connected Ray and return the reply of rank 0.
+
+    Args:
+        job: what to run.
+        signals: stop requests of this process.
+        worker: the function each rank calls with the request, as "module:name".
+    """
+    started = time.time()
+    fit = _Fit(job, worker)
+    fit.start()
+    while fit.is_alive():
+        fit.join(_LOOK_S)
+        signals.keep_asking()
+        if signals.count > 1:
+            return _left_at_once(job)
+        word = _last_word(job.folder, started)
+        if word is not None and time.time() - word["time"] > _FATAL_GRACE_S:
+            return _failed(job, word["exit_code"], word["message"])
+    return fit.reply()
+
+
+class _Fit(threading.Thread):
+    """`TorchTrainer.fit` beside the main thread, so that the signals stay ours and not Ray's."""
+
+    def __init__(self, job: Job, worker: str) -> None:
+        super().__init__(name="ray-train", daemon=True)
+        self._job, self._worker = job, worker
+        self._outcome: Any = None
+        self._error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self._outcome = _trainer(self._job, self._worker).fit().return_value
+        except Exception as error:  # handed to the main thread by `reply`
+            self._error = error
+
+    def reply(self) -> dict[str, Any]:
+        """What rank 0 returned, or a failure once the restarts are used up."""
+        if self._error is None:
+            return self._outcome
+        from ray.train import TrainingFailedError
+
+        if not isinstance(self._error, TrainingFailedError):
+            raise self._error
+        tries = self._job.profile.max_failures + 1
+        return _failed(self._job, 1, f"all {tries} attempts failed; the last one: {self._error}")
+
+
+def _trainer(job: Job, worker: str) -> Any:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig
+    from ray.train.v2.api.config import LoggingConfig
+
+    profile = job.profile
+    storage = job.folder / "ray"
+    shutil.rmtree(storage, ignore_errors=True)
+    storage.mkdir(parents=True)
+    resources = {"CPU": profile.cpus_per_worker, "GPU": float(profile.gpus_per_worker)}
+    return _trainer_class(profile.is_local)(
+        work,
+        train_loop_config={"request": job.request, "worker": worker},
+        torch_config=TorchConfig(
+            backend="cpu:gloo,cuda:nccl" if profile.gpus_per_worker else "gloo",
+            timeout_s=job.recipe.config.engine.timeout_s,
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=profile.workers,
+            use_gpu=bool(profile.gpus_per_worker),
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            name="train",
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=profile.max_failures),
+            worker_runtime_env={"env_vars": worker_environment(job)},
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+
+
+def _trainer_class(local: bool) -> Any:
+    """TorchTrainer; on a local cluster without the process that outlives it to free its resources.
+
+    That process asks the dashboard once a second, which a local cluster does not have, and says so each time.
+    Should Ray rename the method, only the noise comes back.
+    """
+    from ray.train.torch import TorchTrainer
+
+    class LocalTrainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()
+            return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
+
+    return LocalTrainer if local else TorchTrainer
+
+
+def worker_environment(job: Job) -> dict[str, str]:
+    """Thread counts, so that ranks of one node do not fight for its cores, and the profile's own."""
+    threads = str(job.profile.threads)
+    return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **job.profile.environment}
+
+
+def work(config: dict[str, Any]) -> dict[str, Any]:
+    """What each rank runs, in a thread of a Ray worker process."""
+    # Ray Train sets torchrun's names but this one.
+    os.environ["GROUP_RANK"] = os.environ.get("NODE_RANK", "0")
+    _log_to_submitter()
+    module, _, name = config["worker"].partition(":")
+    return getattr(importlib.import_module(module), name)(config["request"])
+
+
+def _log_to_submitter() -> None:
+    """Ray sends a worker's stderr to the submitting process, but points Python's logging at files."""
+    log = logging.getLogger("vitscale")
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())
+        log.setLevel(logging.INFO)
+
+
+def _last_word(folder: Path, since: float) -> dict[str, Any] | None:
+    """Why a rank ended for good; its peers may still wait for it in a collective, and so would Ray."""
+    for path in folder.glob("fatal-*.json"):
+        written = path.stat().st_mtime
+        if written >= since:
+            return {**json.loads(path.read_text()), "time": written}
+    return None
+
+
+def _left_at_once(job: Job) -> dict[str, Any]:
+    message = "left at the second signal without waiting; the last commit counts"
+    return _reply(job, "stopped", STOPPED_EXIT_CODE, message)
+
+
+def _failed(job: Job, exit_code: int, message: str) -> dict[str, Any]:
+    return _reply(job, "failed", exit_code, message)
+
+
+def _reply(job: Job, status: str, exit_code: int, message: str) -> dict[str, Any]:
+    return {
+        "status": status,
+        "exit_code": exit_code,
+        "message": message,
+        "step": None,
+        "folder": str(job.folder),
+    }

@@ -1,0 +1,147 @@
+"""What one rank does in the engine tests; run by `tests.ranks`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitscale.checkpoint.commit import commit
+from vitscale.checkpoint.files import ShardReader
+from vitscale.checkpoint.weights import load_weights
+from vitscale.config.engine import EngineConfig
+from vitscale.config.model import Shape
+from vitscale.config.optim import OptimConfig
+from vitscale.config.plan import Plan
+from vitscale.engine.build import SeededEngine
+from vitscale.engine.collectives import Ranks
+from vitscale.engine.local import LocalEngine
+from vitscale.engine.recompute import set_recompute
+from vitscale.engine.zero import ZeroEngine
+from vitscale.model.build import build_model
+from vitscale.objective import make_objective
+from vitscale.place import place_of
+
+BATCH = 16
+LR = 2e-3
+SHAPE = Shape(32, 3, 64, 2, 4, 4, (12, 12), classes=7, dropout=0.0)
+
+
+def shape_with(**changes: Any) -> Shape:
+    return Shape.from_json({**SHAPE.as_json(), **changes})
+
+
+def images_of(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The global batch of a step, the same for every world size."""
+    generator = torch.Generator().manual_seed(step)
+    images = torch.randint(0, 256, (BATCH, 3, 12, 12), dtype=torch.uint8, generator=generator)
+    return images, torch.randint(0, 7, (BATCH,), generator=generator)
+
+
+def make_engine(case: dict[str, Any], ranks: Ranks) -> tuple[SeededEngine, Plan]:
+    shape = shape_with(dropout=case.get("dropout", 0.0), drop_path=case.get("drop_path", 0.0))
+    model = build_model(shape, seed=1)
+    head = torch.Generator().manual_seed(5)  # a zero head would hide differences for a step
+    model.head.weight.data.normal_(0, 0.1, generator=head)
+    set_recompute(model, case.get("recompute", "none"))
+    world, accumulation = ranks.place.world, case.get("accumulation", 1)
+    micro = BATCH // world // accumulation
+    plan = Plan(world, BATCH, micro, accumulation, BATCH, 100, 0, 10, 10, None)
+    optim = OptimConfig(lr=LR, clip_norm=case.get("clip_norm", 0.5))
+    config = EngineConfig(
+        kind=case["kind"], zero_stage=case.get("stage"), precision=case.get("precision", "fp32")
+    )
+    objective = make_objective("softmax", 0.0)
+    device = torch.device("cpu")
+    if case["kind"] == "local":
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        engine: Any = LocalEngine(
+            model, objective, optim, device=device, dtype=dtype, accumulation=accumulation, world=world
+        )
+    else:
+        engine = ZeroEngine(model, objective, config, optim, plan, device=device)
+    return SeededEngine(engine, 3, ranks.place.rank), plan
+
+
+def train_steps(engine: Any, plan: Plan, rank: int, steps: range) -> list[tuple[str, str]]:
+    """(loss, norm) of every step as exact hexadecimal floats; the loss is this rank's."""
+    seen = []
+    for step in steps:
+        engine.begin(step)
+        images, labels = images_of(step)
+        own = slice(rank * plan.rank_batch, (rank + 1) * plan.rank_batch)
+        losses = []
+        for index, micro in enumerate(
+            zip(
+                images[own].split(plan.micro_batch), labels[own].split(plan.micro_batch), strict=True
+            )
+        ):
+            losses.append(float(engine.accumulate(*micro, last=index == plan.accumulation - 1)))
+        norm = float(engine.step(LR))
+        seen.append(((sum(losses) / len(losses)).hex(), norm.hex()))
+    return seen
+
+
+def losses(cases: list[dict[str, Any]], steps: int) -> list[list[tuple[str, str]]]:
+    ranks = Ranks(place_of(), torch.device("cpu"), 60)
+    found = []
+    for case in cases:
+        engine, plan = make_engine(case, ranks)
+        found.append(train_steps(engine, plan, ranks.place.rank, range(steps)))
+        engine.close()
+    ranks.close()
+    return found
+
+
+def master_weights(engine: Any, case: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The float32 weights as the engine itself gives them; all ranks call it."""
+    if case["kind"] == "local":
+        return engine.masters
+    if case["stage"] == 0 and case.get("precision") == "bf16":
+        wrapper = engine.engine.optimizer
+        pairs = zip(sum(wrapper.fp16_groups, []), sum(wrapper.fp32_groups, []), strict=True)
+        masters = {id(low): high.detach() for low, high in pairs}
+        return {name: masters[id(p)] for name, p in engine.model.named_parameters()}
+    if case["stage"] == 0:
+        return {name: p.detach() for name, p in engine.model.named_parameters()}
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    return {name: safe_get_full_fp32_param(p) for name, p in engine.model.named_parameters()}
+
+
+def resumed(cases: list[dict[str, Any]], folder: str) -> list[dict[str, Any]]:
+    """For each case: 6 steps at once, and 3 steps, a commit, a new engine, 3 steps."""
+    ranks = Ranks(place_of(), torch.device("cpu"), 60)
+    rank = ranks.place.rank
+    found = []
+    for number, case in enumerate(cases):
+        whole, plan = make_engine(case, ranks)
+        straight = train_steps(whole, plan, rank, range(6))
+        first, _ = make_engine(case, ranks)
+        before = train_steps(first, plan, rank, range(3))
+        checkpoints = Path(folder) / f"case-{number}"
+        shapes = {n: list(p.shape) for n, p in build_model(SHAPE, seed=1).named_parameters()}
+        facts = {"step": 3, "images": 48, "world": 2, "shape": SHAPE.as_json(), "shapes": shapes}
+        path = commit(
+            checkpoints, facts, lambda writer, e=first: e.save(writer, rank), ranks, expected_bytes=1
+        )
+        truth = master_weights(first, case)
+        read = load_weights(path).tensors
+        assert read.keys() == truth.keys()
+        unequal = [name for name in truth if not torch.equal(truth[name], read[name])]
+        second, _ = make_engine(case, ranks)
+        second.load(ShardReader(path), rank)
+        after = train_steps(second, plan, rank, range(3, 6))
+        found.append(
+            {
+                "straight": straight,
+                "resumed": before + after,
+                "unequal": unequal,
+            }
+        )
+        for engine in (whole, first, second):
+            engine.close()
+    ranks.close()
+    return json.loads(json.dumps(found))

@@ -1,0 +1,112 @@
+"""DeepSpeed ZeRO against plain torch: the same losses, the same resume."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.ranks import run_ranks
+
+pytestmark = pytest.mark.dist
+
+LOCAL = {"kind": "local"}
+STEPS = 4
+
+
+def zero(stage, **more):
+    return {"kind": "deepspeed", "stage": stage, **more}
+
+
+FP32_CASES = [
+    LOCAL,
+    {**LOCAL, "accumulation": 2},
+    {**LOCAL, "recompute": "full"},
+    *(zero(stage) for stage in range(4)),
+    *(zero(stage, accumulation=2) for stage in range(4)),
+    *(zero(stage, recompute="full") for stage in (1, 3)),
+]
+BF16_CASES = [
+    {**LOCAL, "precision": "bf16"},
+    *(zero(stage, precision="bf16") for stage in range(4)),
+    *(zero(stage, precision="bf16", accumulation=2) for stage in range(4)),
+]
+
+
+def as_floats(series):
+    return [[float.fromhex(number) for number in pair] for pair in series]
+
+
+def mean_of_ranks(per_rank, case):
+    """(loss, norm) of each step, the loss averaged over ranks."""
+    series = [as_floats(rank[case]) for rank in per_rank]
+    return [
+        (sum(step[0] for step in steps) / len(steps), steps[0][1])
+        for steps in zip(*series, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def fp32_runs():
+    return run_ranks(2, "tests.engine.scenarios:losses", FP32_CASES, STEPS)
+
+
+@pytest.fixture(scope="module")
+def bf16_runs():
+    return run_ranks(2, "tests.engine.scenarios:losses", BF16_CASES, STEPS)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return run_ranks(1, "tests.engine.scenarios:losses", [LOCAL, zero(1), zero(3)], STEPS)
+
+
+def test_losses_fall_and_the_norm_is_clipped_from_above_its_bound(fp32_runs):
+    reference = mean_of_ranks(fp32_runs, 0)
+    assert reference[-1][0] < reference[0][0]
+    assert reference[0][1] > 0.5  # the bound: clipping is at work in all comparisons below
+
+
+@pytest.mark.parametrize("case", range(1, len(FP32_CASES)), ids=lambda c: str(FP32_CASES[c]))
+def test_every_zero_stage_gives_the_losses_of_plain_torch(fp32_runs, case):
+    for own, reference in zip(
+        mean_of_ranks(fp32_runs, case), mean_of_ranks(fp32_runs, 0), strict=True
+    ):
+        assert own == pytest.approx(reference, rel=2e-5)
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_one_rank_gives_the_losses_of_two(alone, fp32_runs, case):
+    for own, reference in zip(mean_of_ranks(alone, case), mean_of_ranks(fp32_runs, 0), strict=True):
+        assert own == pytest.approx(reference, rel=2e-5)
+
+
+@pytest.mark.parametrize("case", range(1, len(BF16_CASES)), ids=lambda c: str(BF16_CASES[c]))
+def test_bf16_stages_stay_within_rounding_of_plain_bf16(bf16_runs, case):
+    for own, reference in zip(
+        mean_of_ranks(bf16_runs, case), mean_of_ranks(bf16_runs, 0), strict=True
+    ):
+        assert own[0] == pytest.approx(reference[0], rel=3e-3)
+        assert own[1] == pytest.approx(reference[1], rel=4e-2)
+
+
+RESUME_CASES = [
+    {**LOCAL, "dropout": 0.1, "drop_path": 0.2},
+    *(zero(stage, dropout=0.1, drop_path=0.2) for stage in range(4)),
+    *(zero(stage, precision="bf16", dropout=0.1) for stage in range(4)),
+]
+
+
+@pytest.fixture(scope="module")
+def resumes(tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp("resume"))
+    return run_ranks(2, "tests.engine.scenarios:resumed", RESUME_CASES, folder)
+
+
+@pytest.mark.parametrize("case", range(len(RESUME_CASES)), ids=lambda c: str(RESUME_CASES[c]))
+def test_three_steps_a_commit_and_three_steps_equal_six_bit_for_bit(resumes, case):
+    for rank in resumes:
+        assert rank[case]["resumed"] == rank[case]["straight"]
+
+
+@pytest.mark.parametrize("case", range(len(RESUME_CASES)), ids=lambda c: str(RESUME_CASES[c]))
+def test_weights_read_from_shards_are_those_the_engine_holds(resumes, case):
+    assert resumes[0][case]["unequal"] == []

@@ -1,0 +1,1 @@
+"""The rules of the house, checked on the tree itself; each checker is tried on a made-up offender first."""

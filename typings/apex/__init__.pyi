@@ -1,0 +1,1 @@
+"""The part of NVIDIA apex that vitscale uses."""

@@ -1,0 +1,67 @@
+"""Which checkpoint a run goes on from: the newest that verifies on every rank, by rank 0's list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitscale.checkpoint.commit import Agreement
+from vitscale.checkpoint.layout import CHECKPOINTS, Manifest, damage, read_manifest, step_folders
+from vitscale.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Found:
+    """A verified commit."""
+
+    folder: Path
+    manifest: Manifest
+
+
+def newest_good(checkpoints: Path, ranks: Agreement) -> tuple[Found | None, list[str]]:
+    """The newest commit whose every file matches the manifest, the same on all ranks.
+
+    Returns:
+        It, or None where there is none; and a sentence for each newer one that was rejected.
+    """
+    rejected: list[str] = []
+    for _, folder in ranks.first(lambda: step_folders(checkpoints)):
+        problems = sorted({p for found in ranks.gather(_check(folder, ranks)) for p in found})
+        if not problems:
+            return Found(folder, read_manifest(folder)), rejected
+        rejected.append(f"{folder.name}: {'; '.join(problems)}")
+    return None, rejected
+
+
+def _check(folder: Path, ranks: Agreement) -> list[str]:
+    """Problems of this rank's share of the files; together the ranks read every byte."""
+    try:
+        manifest = read_manifest(folder)
+    except ValueError as error:
+        return [str(error)]
+    return damage(folder, manifest.files[ranks.place.rank :: ranks.place.world])
+
+
+def find_commit(path: Path) -> Found:
+    """The commit at `path`: a step folder, or a run folder whose newest good commit is taken.
+
+    Raises:
+        CheckpointError: nothing there verifies; says what was tried.
+    """
+    folders = [path] if not (path / CHECKPOINTS).is_dir() else []
+    folders += [folder for _, folder in step_folders(path / CHECKPOINTS)]
+    rejected = []
+    for folder in folders:
+        try:
+            manifest = read_manifest(folder)
+            problems = damage(folder, manifest.files)
+        except ValueError as error:
+            problems = [str(error)]
+        if not problems:
+            return Found(folder, manifest)
+        rejected.append(f"{folder.name}: {'; '.join(problems)}")
+    raise CheckpointError(
+        "no usable checkpoint" + "".join(f"\n  {line}" for line in rejected) + "\n",
+        where=str(path),
+        do="Give a run folder or one of its checkpoints/step-... folders.",
+    )

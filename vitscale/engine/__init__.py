@@ -1,0 +1,1 @@
+"""What runs an optimizer step: plain torch (the reference) and DeepSpeed ZeRO."""

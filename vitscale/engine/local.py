@@ -1,0 +1,107 @@
+"""The reference engine: plain torch, state replicated on every rank, each line of the maths in sight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from vitscale.config.optim import OptimConfig
+from vitscale.data.device import normalise
+from vitscale.engine.shards import Piece, Reader, Writer, whole_pieces
+from vitscale.model.vit import ViT
+from vitscale.objective import Objective
+from vitscale.optim.groups import make_optimizer, parameter_groups
+
+_FILE = "local/state.pt"
+
+
+class LocalEngine:
+    """Data parallelism by averaging gradients; in bf16 the optimizer keeps float32 master weights."""
+
+    def __init__(
+        self,
+        model: ViT,
+        objective: Objective,
+        optim: OptimConfig,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        accumulation: int,
+        world: int,
+    ) -> None:
+        self.model = model.to(device)
+        self.masters = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        self.model.to(dtype)
+        self.device, self.dtype = device, dtype
+        self.objective, self.clip_norm = objective, optim.clip_norm
+        self.accumulation, self.world = accumulation, world
+        self.optimizer = make_optimizer(optim, self._groups(optim))
+
+    def _groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
+        """The model's parameter groups, with masters in the place of parameters."""
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        groups = parameter_groups(self.model, optim.weight_decay)
+        for group in groups:
+            group["params"] = [self.masters[names[id(p)]] for p in group["params"]]
+        return groups
+
+    def accumulate(self, images: Tensor, labels: Tensor, *, last: bool) -> Tensor:
+        """Forward and backward of one micro-batch (uint8 [B, 3, H, W], int64 [B]); its loss, []."""
+        logits = self.model(normalise(images, self.device, self.dtype))
+        loss = self.objective(logits, labels.to(self.device, non_blocking=True))
+        (loss / self.accumulation).backward()
+        return loss.detach()
+
+    @torch.no_grad()
+    def step(self, lr: float) -> Tensor:
+        """Average, clip, update; the gradient norm before clipping, []. No update if it is not finite."""
+        self._average_gradients()
+        masters = list(self.masters.values())
+        for master, parameter in zip(masters, self.model.parameters(), strict=True):
+            master.grad = parameter.grad.to(master.dtype)
+            parameter.grad = None
+        norm = nn.utils.clip_grad_norm_(masters, self.clip_norm or float("inf"))
+        if torch.isfinite(norm):
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.step()
+            self._publish()
+        return norm
+
+    def _average_gradients(self) -> None:
+        if self.world == 1:
+            return
+        for parameter in self.model.parameters():
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= self.world
+
+    @torch.no_grad()
+    def _publish(self) -> None:
+        for master, parameter in zip(
+            self.masters.values(), self.model.parameters(), strict=True
+        ):
+            parameter.copy_(master)
+
+    def save(self, writer: Writer, rank: int) -> dict[str, list[Piece]]:
+        """Write the whole state from rank 0; where each weight lies."""
+        if rank != 0:
+            return {}
+        writer.save(_FILE, {"weights": self.masters, "optimizer": self.optimizer.state_dict()})
+        sizes = [(name, master.numel()) for name, master in self.masters.items()]
+        pieces = whole_pieces(sizes, _FILE, ["weights"])
+        return {name: [piece] for name, piece in pieces.items()}
+
+    @torch.no_grad()
+    def load(self, reader: Reader, rank: int) -> None:
+        """Take back what `save` wrote; every rank reads the same file."""
+        state = reader.load(_FILE)
+        for name, master in self.masters.items():
+            master.copy_(state["weights"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._publish()
+
+    def close(self) -> None:
+        """Nothing to end."""

@@ -1,0 +1,1 @@
+"""Scores of a trained model: held-out accuracy, few-shot transfer, curves and summaries."""

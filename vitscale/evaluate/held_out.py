@@ -1,0 +1,115 @@
+"""Accuracy on images that were never trained on. Letters: B images, K classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from vitscale.data.device import normalise
+from vitscale.data.loader import scan
+from vitscale.data.shards import ShardSet
+from vitscale.errors import DataError
+from vitscale.evaluate.inference import answering
+from vitscale.objective import MASKED, sigmoid_losses, softmax_losses
+from vitscale.place import Place
+
+_SUMS = 5  # images, bad, top-1 hits, top-5 hits, loss
+
+
+def score(
+    model: nn.Module,
+    shards: ShardSet,
+    *,
+    image: tuple[int, int],
+    batch: int,
+    place: Place,
+    device: torch.device,
+    dtype: torch.dtype,
+    objective: str = "softmax",
+) -> dict[str, float]:
+    """Score every sample of `shards` exactly once over all ranks; all ranks must call it.
+
+    Ranks may hold different numbers of batches, but ZeRO-3 needs every rank to call the model equally often: a rank
+    that is done answers one blank image a round, whose result is counted nowhere.
+
+    Args:
+        model: [B, 3, H, W] to logits [B, K]; its training mode is restored.
+        shards: the held-out set.
+        image: height and width the model takes.
+        batch: images per forward pass on one rank.
+        place: this process; sums are added over ranks where `place.world` is above 1.
+        device: where the model is.
+        dtype: of the images the model takes.
+        objective: "softmax" or "sigmoid", the loss to report, without label smoothing.
+
+    Returns:
+        `top1` and `top5` as shares (top5 counts min(5, K) guesses), mean `loss`, `images` scored, and `bad` images,
+        which could not be decoded and count neither as hit nor as miss. Equal on every rank.
+
+    Raises:
+        DataError: there is nothing to score.
+    """
+    losses = {"softmax": softmax_losses, "sigmoid": sigmoid_losses}[objective]
+    sums = torch.zeros(_SUMS, dtype=torch.float64, device=device)
+    with answering(model):
+        for images, labels in _rounds(shards, image, batch, place):
+            logits = model(normalise(images, device, dtype)).float()
+            if labels is not None:
+                sums += _count(logits, labels.to(device), losses)
+    if place.world > 1:
+        torch.distributed.all_reduce(sums)
+    return _result(sums.tolist())
+
+
+def _rounds(
+    shards: ShardSet, image: tuple[int, int], batch: int, place: Place
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The same number of (images, labels) on every rank; labels are None for a blank round."""
+    largest_share = -(-shards.samples // place.world)
+    rounds = -(-largest_share // batch)
+    done = 0
+    for micro_batch in scan(shards, image=image, batch=batch, place=place):
+        yield micro_batch.images, micro_batch.labels
+        done += 1
+    assert done <= rounds, f"{place} scanned {done} batches where {rounds} are its largest share"
+    blank = torch.zeros(1, 3, *image, dtype=torch.uint8)
+    for _ in range(rounds - done):
+        yield blank, None
+
+
+def _count(
+    logits: Tensor, labels: Tensor, losses: Callable[[Tensor, Tensor, float], Tensor]
+) -> Tensor:
+    """The five sums of one batch as float64, which holds counts exactly up to 2**53."""
+    valid = labels != MASKED
+    guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    hits = (guesses == labels[:, None]) & valid[:, None]
+    return torch.stack(
+        [
+            valid.sum().double(),
+            (~valid).sum().double(),
+            hits[:, 0].sum().double(),
+            hits.sum().double(),
+            losses(logits, labels, 0.0).double().sum(),
+        ]
+    )
+
+
+def _result(sums: list[float]) -> dict[str, float]:
+    images, bad, top1, top5, loss = sums
+    if images == 0:
+        raise DataError(
+            "no image could be scored",
+            where="held-out set",
+            given=f"{bad:.0f} undecodable images",
+            do="Check the folder with `vitscale shards verify`.",
+        )
+    return {
+        "top1": top1 / images,
+        "top5": top5 / images,
+        "loss": loss / images,
+        "images": int(images),
+        "bad": int(bad),
+    }

@@ -1,0 +1,25 @@
+"""Run a model for its answers only, and leave it as it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def answering(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; the model's mode is restored, also after an error.
+
+    `no_grad` and not `inference_mode`: under ZeRO-3 small parameters stay gathered after a forward pass, and ones
+    gathered in inference mode could not be trained on.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)

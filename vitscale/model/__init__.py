@@ -1,0 +1,1 @@
+"""The Vision Transformer: patches, positions, encoder, head, initial values, closed forms."""

@@ -1,0 +1,1 @@
+"""Operations with more than one implementation, and the decision which one runs."""

@@ -1,0 +1,1 @@
+"""Metrics: a journal in the run folder first, MLflow as its replica."""

@@ -1,0 +1,1 @@
+"""The one loop, what it is built from, and the worker that runs it."""

@@ -1,0 +1,72 @@
+"""What the loop asks of its collaborators. Anything that answers to these will do; tests bring stand-ins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from vitscale.train.progress import Progress
+
+
+class MicroBatch(Protocol):
+    """One forward pass of one device: images uint8 [B, 3, H, W], labels int64 [B], -1 where masked."""
+
+    images: Any
+    labels: Any
+
+
+class Loader(Protocol):
+    """Micro-batches from any position on, without end."""
+
+    def batches(self, position: int) -> Iterator[MicroBatch]: ...
+
+
+class Engine(Protocol):
+    """One optimizer step: `begin`, `accumulate` for every micro-batch, `step`."""
+
+    def begin(self, step: int) -> None: ...
+
+    def accumulate(self, images: Any, labels: Any, *, last: bool) -> Any: ...
+
+    def step(self, lr: float) -> Any: ...
+
+
+class Meters(Protocol):
+    """Takes device values without waiting for them; `read` waits, once, and insists they are finite."""
+
+    def take(self, feed: Iterator[MicroBatch]) -> MicroBatch: ...
+
+    def add(self, losses: list[Any], norm: Any, lr: float) -> None: ...
+
+    def read(self, progress: Progress) -> dict[str, float]: ...
+
+
+class Checkpoints(Protocol):
+    """Where a run goes on from, and where it is kept."""
+
+    def restore(self) -> Progress: ...
+
+    def save(self, progress: Progress) -> None: ...
+
+
+class Evaluator(Protocol):
+    """Scores the model as it is; all ranks call it together."""
+
+    def __call__(self) -> dict[str, float]: ...
+
+
+class Stop(Protocol):
+    """Whether the run should commit and end; the same answer on every rank."""
+
+    def asked(self, progress: Progress) -> bool: ...
+
+
+class Tracker(Protocol):
+    """Where metrics and files go."""
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None: ...
+
+    def artifact(self, path: Path, folder: str = "") -> None: ...
+
+    def close(self, status: str) -> None: ...

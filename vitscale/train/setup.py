@@ -1,0 +1,262 @@
+"""From a recipe to the collaborators of the loop, built once, in the order in which they can fail."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitscale import __version__
+from vitscale.checkpoint.weights import load_weights
+from vitscale.config.load import Recipe
+from vitscale.config.model import Shape
+from vitscale.config.plan import Plan, make_plan
+from vitscale.config.run import RunConfig
+from vitscale.data.loader import TrainLoader
+from vitscale.data.shards import ShardSet, open_shards
+from vitscale.engine.build import StepEngine, build_engine
+from vitscale.engine.collectives import Ranks, pick_device, set_timeouts
+from vitscale.engine.recompute import set_recompute
+from vitscale.errors import ConfigError
+from vitscale.evaluate import held_out
+from vitscale.model import size
+from vitscale.model.build import build_model, load_pretrained
+from vitscale.model.vit import ViT
+from vitscale.objective import make_objective
+from vitscale.ops.apex import find_apex, refuse_wrong_apex
+from vitscale.ops.choice import choose_ops
+from vitscale.optim.schedule import make_schedule
+from vitscale.place import Place
+from vitscale.tracking.build import make_tracker
+from vitscale.train.loop import Run
+from vitscale.train.meters import Window
+from vitscale.train.progress import Progress
+from vitscale.train.saving import RunCheckpoints
+from vitscale.train.stop import StopRequest
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a run on this rank."""
+
+    recipe: Recipe
+    place: Place
+    device: torch.device
+    ranks: Ranks
+    number: int
+    resume: str
+
+    @property
+    def config(self) -> RunConfig:
+        return self.recipe.config
+
+
+def check_machine(config: RunConfig, place: Place) -> torch.device:
+    """Refuse what this machine cannot run before anything is written; the device of this rank.
+
+    Raises:
+        ResourceError: no GPU where one was asked for, or PyPI's `apex` is installed.
+    """
+    refuse_wrong_apex(find_apex())
+    return pick_device(config.engine.device, place)
+
+
+def build_run(attempt: Attempt) -> tuple[Run, Callable[[str], None]]:
+    """The run, and a function that closes it with an MLflow status.
+
+    Raises:
+        VitscaleError: anything in recipe, data or checkpoint that cannot work.
+    """
+    config, ranks = attempt.config, attempt.ranks
+    shards = open_shards(config.data.train)
+    held = open_shards(config.data.held_out) if config.data.held_out else None
+    shape = _shape(config, shards, held)
+    plan = make_plan(config, world=attempt.place.world, epoch_images=shards.samples)
+    model = _model(attempt, shape)
+    shapes = {name: list(p.shape) for name, p in model.named_parameters()}
+    loader = _loader(config, shape, plan, shards, attempt.place)
+    engine = build_engine(
+        model,
+        make_objective(config.train.objective, config.train.label_smoothing),
+        config,
+        plan,
+        place=attempt.place,
+        device=attempt.device,
+    )
+    set_timeouts(config.engine.timeout_s)
+    tracker = _tracker(attempt, plan, shape)
+    checkpoints = RunCheckpoints(
+        config.folder,
+        engine=engine,
+        loader=loader,
+        ranks=ranks,
+        facts=_facts(config, plan, shape, shapes),
+        keep=config.checkpoint.keep,
+        start=(Progress(plan.total_steps), attempt.resume),
+    )
+    checkpoints.on_commit = lambda manifest: tracker.artifact(
+        manifest, f"checkpoints/{manifest.parent.name}"
+    )
+    stop = StopRequest(config.folder, ranks.gather)
+    run = Run(
+        plan=plan,
+        checkpoints=checkpoints,
+        loader=loader,
+        engine=engine,
+        schedule=make_schedule(config.optim, plan),
+        meters=Window(
+            plan,
+            gather=ranks.gather,
+            flops_per_image=size.train_flops(shape),
+            bad_images=lambda: loader.bad_images,
+        ),
+        tracker=tracker,
+        evaluate=_evaluator(attempt, engine, held, shape),
+        stop=stop,
+    )
+
+    def close(status: str) -> None:
+        stop.close()
+        loader.close()
+        tracker.close(status)
+        engine.close()
+
+    return run, close
+
+
+def _shape(config: RunConfig, shards: ShardSet, held: ShardSet | None) -> Shape:
+    """The model's shape, with as many classes as the data have."""
+    found, asked = len(shards.classes), config.model.classes
+    if asked is not None and asked != found:
+        raise ConfigError(
+            f"the training set has {found} classes",
+            where="model.classes",
+            given=asked,
+            do="Remove the key to take the number from the data, or use another set.",
+        )
+    if held is not None and held.classes != shards.classes:
+        raise ConfigError(
+            "the held-out set has other classes than the training set",
+            where="data.held_out",
+            given=f"{len(held.classes)} classes against {found}, or another order",
+            do="Pack both from one source, or give both the same --classes file.",
+        )
+    return config.model.shape(found)
+
+
+def _model(attempt: Attempt, shape: Shape) -> ViT:
+    """A new model, on top of it pretrained weights where the recipe names some."""
+    config = attempt.config
+    dtype = DTYPES[config.engine.precision]
+    ops = choose_ops(config.ops.norm, config.ops.attention, device=attempt.device, dtype=dtype)
+    _say(attempt, ops.reasons)
+    model = build_model(shape, ops, seed=config.run.seed)
+    set_recompute(model, config.engine.recompute)
+    if config.init is not None:
+        weights = load_weights(config.init.weights)
+        report = load_pretrained(model, weights.tensors, weights.shape, head=config.init.head)
+        _say(attempt, [f"weights from {weights.path}", *report.lines()])
+    return model
+
+
+def _say(attempt: Attempt, lines) -> None:
+    if attempt.place.is_first:
+        for line in lines:
+            log.info("%s", line)
+
+
+def _loader(
+    config: RunConfig, shape: Shape, plan: Plan, shards: ShardSet, place: Place
+) -> TrainLoader:
+    return TrainLoader(
+        shards,
+        config.data,
+        image=shape.image,
+        batch=plan.batch,
+        micro_batch=plan.micro_batch,
+        seed=config.run.seed,
+        place=place,
+    )
+
+
+def _tracker(attempt: Attempt, plan: Plan, shape: Shape):
+    config = attempt.config
+    return make_tracker(
+        config.tracking,
+        folder=config.folder,
+        name=config.run.name,
+        params={
+            **config.model_dump(mode="json"),
+            "plan": {**vars(plan)},
+            "parameters": size.parameters(shape),
+        },
+        place=attempt.place,
+        attempt=attempt.number,
+        total_steps=plan.total_steps,
+    )
+
+
+def _facts(
+    config: RunConfig, plan: Plan, shape: Shape, shapes: dict[str, list[int]]
+) -> dict[str, Any]:
+    """What a manifest says of the run besides its position."""
+    engine = config.engine
+    return {
+        "run": config.run.name,
+        "world": plan.world,
+        "engine": {"kind": engine.kind, "stage": engine.stage, "precision": engine.precision},
+        "optimizer": config.optim.optimizer,
+        "shape": shape.as_json(),
+        "shapes": shapes,
+        "config": config.model_dump(mode="json"),
+        "versions": {"vitscale": __version__, "torch": torch.__version__},
+    }
+
+
+def _evaluator(
+    attempt: Attempt, engine: StepEngine, held: ShardSet | None, shape: Shape
+) -> Callable[[], dict[str, float]]:
+    config = attempt.config
+
+    def evaluate() -> dict[str, float]:
+        if held is None:
+            return {}
+        scores = held_out.score(
+            engine.model,
+            held,
+            image=shape.image,
+            batch=config.evaluate.batch,
+            place=attempt.place,
+            device=attempt.device,
+            dtype=DTYPES[config.engine.precision],
+            objective=config.train.objective,
+        )
+        return {f"held_out/{name}": float(value) for name, value in scores.items()}
+
+    return evaluate
+
+
+def run_folder(config: RunConfig) -> Path:
+    """Make the run's folder.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        config.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the run folder cannot be made: {error.strerror}",
+            where="run.home",
+            given=config.folder,
+            do="Choose a folder you may write to.",
+        ) from error
+    return config.folder

@@ -1,0 +1,127 @@
+"""What every rank runs, whoever started it: torchrun, Ray, Slurm or a test."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from vitscale.config.load import Recipe
+from vitscale.errors import STOPPED_EXIT_CODE, VitscaleError
+from vitscale.place import Place, place_of
+
+log = logging.getLogger(__name__)
+
+_PEER_WAIT_S = 3.0
+
+
+def run(request: dict[str, Any]) -> dict[str, Any]:
+    """Train as the request says; all ranks call this.
+
+    Args:
+        request: `recipe` (JSON text of a `Recipe`), `resume` ("auto", "must" or "never").
+
+    Returns:
+        `status` ("finished", "stopped" or "failed"), `exit_code`, `message`, `step`, `folder`. "failed" means that
+        another try would fail the same way.
+
+    Raises:
+        Exception: anything another try may heal, such as a lost peer.
+    """
+    recipe = Recipe.from_json(request["recipe"])
+    place = place_of()
+    started = time.time()
+    try:
+        return _attempt(recipe, place, request.get("resume", "auto"))
+    except VitscaleError as error:
+        if error.retry:
+            raise
+        _leave_word(recipe.config.folder, place, error)
+        return _reply(recipe, "failed", error.exit_code, str(error))
+    except Exception as error:
+        word = _word_of_peers(recipe.config.folder, started)
+        if word is None:
+            raise
+        log.warning("%s ended as another rank did (%s)", place, type(error).__name__)
+        return _reply(recipe, "failed", word["exit_code"], word["message"])
+
+
+def _attempt(recipe: Recipe, place: Place, resume: str) -> dict[str, Any]:
+    from vitscale.engine.collectives import Ranks
+    from vitscale.train.loop import train
+    from vitscale.train.setup import Attempt, build_run, check_machine, run_folder
+
+    device = check_machine(recipe.config, place)
+    folder = run_folder(recipe.config)
+    ranks = Ranks(place, device, recipe.config.engine.timeout_s)
+    try:
+        number = ranks.first(lambda: _new_attempt(folder, recipe))
+        _announce(folder, number, place)
+        run, close = build_run(Attempt(recipe, place, device, ranks, number, resume))
+        status = "FAILED"
+        try:
+            outcome, progress = train(run)
+            status = "FINISHED" if outcome == "finished" else "KILLED"
+        finally:
+            close(status)
+    finally:
+        ranks.close()
+    code = 0 if outcome == "finished" else STOPPED_EXIT_CODE
+    reply = _reply(recipe, outcome, code, f"{outcome} at step {progress.step}")
+    reply["step"] = progress.step
+    return reply
+
+
+def _new_attempt(folder: Path, recipe: Recipe) -> int:
+    """Make `attempts/NNNN` and save the resolved recipe there and in the run folder."""
+    attempts = folder / "attempts"
+    attempts.mkdir(exist_ok=True)
+    number = 1 + max((int(p.name) for p in attempts.iterdir() if p.name.isdigit()), default=0)
+    own = attempts / f"{number:04d}"
+    own.mkdir()
+    for path in (own / "config.json", folder / "config.json"):
+        aside = path.with_suffix(".tmp")
+        aside.write_text(recipe.to_json(), encoding="utf-8")
+        aside.replace(path)
+    return number
+
+
+def _announce(folder: Path, number: int, place: Place) -> None:
+    record = {"rank": place.rank, "pid": os.getpid(), "host": socket.gethostname()}
+    name = f"rank-{place.rank:05d}.json"
+    (folder / "attempts" / f"{number:04d}" / name).write_text(json.dumps(record))
+
+
+def _leave_word(folder: Path, place: Place, error: VitscaleError) -> None:
+    """Tell the other ranks why this one ends, so that they do not ask for a retry."""
+    if place.world == 1 or not folder.is_dir():
+        return
+    record = {"rank": place.rank, "exit_code": error.exit_code, "message": str(error)}
+    aside = folder / f".fatal-{place.rank:05d}.tmp"
+    aside.write_text(json.dumps(record))
+    aside.replace(folder / f"fatal-{place.rank:05d}.json")
+
+
+def _word_of_peers(folder: Path, since: float) -> dict[str, Any] | None:
+    """What another rank left as its last word since `since`; waits a moment for it."""
+    deadline = time.monotonic() + _PEER_WAIT_S
+    while time.monotonic() < deadline:
+        for path in folder.glob("fatal-*.json"):
+            if path.stat().st_mtime >= since - 1:
+                return json.loads(path.read_text())
+        time.sleep(0.1)
+    return None
+
+
+def _reply(recipe: Recipe, status: str, exit_code: int, message: str) -> dict[str, Any]:
+    return {
+        "status": status,
+        "exit_code": exit_code,
+        "message": message,
+        "step": None,
+        "folder": str(recipe.config.folder),
+    }
