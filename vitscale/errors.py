@@ -31,7 +31,9 @@ class VitscaleError(Exception):
         text = f"{self.where}: {self.what}" if self.where else self.what
         if self.given is not None:
             text += f" (given: {self.given})"
-        return f"{text}. {self.do}" if self.do else text
+        if not self.do:
+            return text
+        return text + self.do if text.endswith("\n") else f"{text}. {self.do}"
 
 
 class ConfigError(VitscaleError):

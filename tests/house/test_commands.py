@@ -44,7 +44,7 @@ def test_commands_are_found_in_blocks_only():
         ("vitscale train configs/debug/absent.toml", "no file configs/debug/absent.toml"),
         ("vitscale train RECIPE --resume perhaps", "perhaps"),
         ("vitscale config show RECIPE --colour", "--colour"),
-        ("vitscale plan RECIPE 32", "does not know 32"),
+        ("vitscale plan RECIPE 32", "'32' is not of the form"),
         ("make everything", "no target everything"),
     ],
 )

@@ -56,13 +56,13 @@ def test_missing_data_are_found_before_anything_starts(recipe_file, tmp_path):
 
 
 def test_gpus_that_the_recipe_would_not_use_are_refused(recipe):
-    with pytest.raises(ConfigError, match="engine.device"):
+    with pytest.raises(ConfigError, match=r"engine\.device"):
         make_job(recipe, ClusterProfile(gpus_per_worker=1))
 
 
 def test_a_recipe_for_gpus_on_a_profile_without_is_refused(recipe_file):
     recipe = load_recipe(recipe_file, ["engine.device=cuda"])
-    with pytest.raises(ConfigError, match="cluster.gpus_per_worker=1"):
+    with pytest.raises(ConfigError, match=r"cluster\.gpus_per_worker=1"):
         make_job(recipe, ClusterProfile())
 
 

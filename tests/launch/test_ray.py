@@ -15,7 +15,12 @@ from vitscale_launch.job import make_job
 from vitscale_launch.ray_train import run_on_ray
 from vitscale_launch.stopping import stop_signals
 
-pytestmark = pytest.mark.ray
+pytestmark = [
+    pytest.mark.ray,
+    # ray.data, which ray.train imports, warns of its own defaults and leaves sockets to the collector.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 WORKER = "tiny_worker:run"
 
 
@@ -41,16 +46,21 @@ def run(job):
 def once_started(job, act):
     """Call `act(notes)` from another thread as soon as both ranks have started."""
 
+    over = threading.Event()
+
     def watch():
         while not (starts_of(job, 0) and starts_of(job, 1)):
-            time.sleep(0.05)
-        time.sleep(0.3)
+            if over.wait(0.05):
+                return
         act([starts_of(job, 0)[0], starts_of(job, 1)[0]])
 
     thread = threading.Thread(target=watch)
     thread.start()
-    yield
-    thread.join()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_the_reply_of_a_finished_job_comes_back_from_ranks_with_their_places(recipe, profile):

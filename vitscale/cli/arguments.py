@@ -15,8 +15,15 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         "overrides",
         metavar="section.key=value",
         nargs="*",
+        type=_override,
         help="replaces one value of the recipe, such as train.batch=512",
     )
+
+
+def _override(text: str) -> str:
+    if "=" not in text or text.startswith("="):
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form section.key=value")
+    return text
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -156,7 +156,7 @@ def _validate(values: dict[str, Any], sources: dict[str, str]) -> RunConfig:
         config = RunConfig.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         raise all_at_once(sentences(error, sources, RunConfig)) from None
-    problems = [_located(key, text, sources) for key, text in conflicts(config)]
+    problems = [_located(key, text, sources) for key, text in conflicts(config, sources)]
     try:
         config.model.shape(config.model.classes or 1)
     except ConfigError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from vitscale.config.base import Section
@@ -43,11 +43,20 @@ class RunConfig(Section):
         return Path(self.run.home) / self.run.name
 
 
-def conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """(key, sentence) for every setting that cannot take effect or contradicts another."""
-    yield from _idle_engine_settings(config)
-    yield from _idle_optim_settings(config)
-    yield from _idle_data_settings(config)
+def conflicts(config: RunConfig, given: Collection[str]) -> Iterator[tuple[str, str]]:
+    """(key, sentence) for every setting that cannot take effect or contradicts another.
+
+    Args:
+        config: the recipe, with defaults filled in.
+        given: keys that were set by somebody; a default that idles is nobody's mistake.
+    """
+    for key, text in _idle_settings(config):
+        if key in given:
+            yield key, text
+    yield from _impossible_values(config)
+
+
+def _impossible_values(config: RunConfig) -> Iterator[tuple[str, str]]:
     for key, duration in _durations(config):
         if duration.is_time:
             yield (
@@ -56,6 +65,11 @@ def conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
             )
         elif duration.unit == "%" and key == "train.duration":
             yield key, f"{duration} of what? Use epochs, images or steps"
+    low, high = config.data.crop_area
+    if not 0 < low <= high <= 1:
+        yield "data.crop_area", f"[{low}, {high}] must satisfy 0 < smallest <= largest <= 1"
+    if config.ops.norm == "apex" and config.engine.device == "cpu":
+        yield "ops.norm", 'apex has CUDA kernels only: use "torch" or "auto" on a CPU'
     if config.train.batch % config.train.micro_batch:
         yield (
             "train.micro_batch",
@@ -68,38 +82,17 @@ def conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
         )
 
 
-def _idle_engine_settings(config: RunConfig) -> Iterator[tuple[str, str]]:
-    engine = config.engine
-    if engine.kind == "local" and engine.zero_stage is not None:
+def _idle_settings(config: RunConfig) -> Iterator[tuple[str, str]]:
+    if config.engine.kind == "local":
         yield (
             "engine.zero_stage",
             'has no effect with engine.kind = "local": remove it or use "deepspeed"',
         )
-    if config.ops.norm == "apex" and engine.device == "cpu":
-        yield (
-            "ops.norm",
-            'apex has CUDA kernels only: use "torch" or "auto" with engine.device = "cpu"',
-        )
-
-
-def _idle_optim_settings(config: RunConfig) -> Iterator[tuple[str, str]]:
-    optim = config.optim
-    idle = ("momentum",) if optim.optimizer == "adamw" else ("betas", "eps")
-    for name in idle:
-        if name in optim.model_fields_set:
-            yield (
-                f"optim.{name}",
-                f'has no effect with optim.optimizer = "{optim.optimizer}": remove it',
-            )
-
-
-def _idle_data_settings(config: RunConfig) -> Iterator[tuple[str, str]]:
-    data = config.data
-    if data.crop != "inception" and "crop_area" in data.model_fields_set:
-        yield "data.crop_area", f'has no effect with data.crop = "{data.crop}": remove it'
-    low, high = data.crop_area
-    if not 0 < low <= high <= 1:
-        yield "data.crop_area", f"[{low}, {high}] must satisfy 0 < smallest <= largest <= 1"
+    for name in ("momentum",) if config.optim.optimizer == "adamw" else ("betas", "eps"):
+        text = f'has no effect with optim.optimizer = "{config.optim.optimizer}": remove it'
+        yield f"optim.{name}", text
+    if config.data.crop != "inception":
+        yield "data.crop_area", f'has no effect with data.crop = "{config.data.crop}": remove it'
 
 
 def _durations(config: RunConfig):

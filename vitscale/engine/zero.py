@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,10 @@ def _import_deepspeed(device: torch.device) -> Any:
             do="Install the extra: pip install 'vitscale[deepspeed]', or use engine.kind=local.",
         ) from error
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # Its shared-memory all-reduce for CPUs would be compiled when first used; gloo does the same.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # DeepSpeed 0.19 calls collectives by names that torch 2.13 has renamed, at every step.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     return deepspeed
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,8 +120,11 @@ class RunCheckpoints:
     def _after_commit(self, folder: Path, step: int) -> None:
         try:
             (self.run_folder / "committed.json").write_text(json.dumps({"step": step}))
+            record = self.run_folder / "manifests" / f"{folder.name}.json"
+            record.parent.mkdir(exist_ok=True)
+            shutil.copyfile(folder / MANIFEST, record)  # it outlives the checkpoint
+            self.on_commit(record)
             keep_newest(self.folder, self.keep)
-            self.on_commit(folder / MANIFEST)
         except OSError as error:  # the commit stands; what surrounds it may fail
             log.warning("after the commit of step %d: %s", step, error)
 

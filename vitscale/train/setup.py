@@ -102,9 +102,7 @@ def build_run(attempt: Attempt) -> tuple[Run, Callable[[str], None]]:
         keep=config.checkpoint.keep,
         start=(Progress(plan.total_steps), attempt.resume),
     )
-    checkpoints.on_commit = lambda manifest: tracker.artifact(
-        manifest, f"checkpoints/{manifest.parent.name}"
-    )
+    checkpoints.on_commit = lambda manifest: tracker.artifact(manifest, "manifests")
     stop = StopRequest(config.folder, ranks.gather)
     run = Run(
         plan=plan,

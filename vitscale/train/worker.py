@@ -34,6 +34,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     """
     recipe = Recipe.from_json(request["recipe"])
     place = place_of()
+    _speak(place)
     started = time.time()
     try:
         return _attempt(recipe, place, request.get("resume", "auto"))
@@ -74,6 +75,16 @@ def _attempt(recipe: Recipe, place: Place, resume: str) -> dict[str, Any]:
     reply = _reply(recipe, outcome, code, f"{outcome} at step {progress.step}")
     reply["step"] = progress.step
     return reply
+
+
+def _speak(place: Place) -> None:
+    """Log lines of vitscale go to stderr: all of rank 0's, only warnings of the others."""
+    root = logging.getLogger("vitscale")
+    if not root.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter(f"[{place.rank}] %(message)s"))
+        root.addHandler(handler)
+    root.setLevel(logging.INFO if place.is_first else logging.WARNING)
 
 
 def _new_attempt(folder: Path, recipe: Recipe) -> int:

@@ -1,0 +1,50 @@
+# Every target makes .venv by itself; a machine needs Python 3.11 or newer, pip, gcc and make.
+
+.DEFAULT_GOAL := help
+.PHONY: demo test test-long lint format bench ui clean help
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# python3.11 where there is one, else a python3 that is new enough.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+
+help:        ## list the targets
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+demo: $(STAMP)        ## train, stop, resume and evaluate a small ViT on this machine
+	$(BIN)/vitscale demo
+
+test: $(STAMP)        ## run the tests, without the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+test-long: $(STAMP)   ## run all tests
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)        ## check format, rules and types
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/basedpyright
+
+format: $(STAMP)      ## format the code and fix what can be fixed
+	$(BIN)/ruff check --fix --exit-zero
+	$(BIN)/ruff format
+
+bench: $(STAMP)       ## run the benches in bench/
+	for bench in bench/*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+
+ui: $(STAMP)          ## open the MLflow page of the runs
+	$(BIN)/vitscale ui
+
+clean:                ## remove the environment and caches; runs and data stay
+	rm -rf $(VENV) .ruff_cache .pytest_cache build dist vitscale.egg-info
+	find vitscale launch tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The pin of torch is the same everywhere: on a machine with a GPU pip takes the build with CUDA.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "vitscale needs Python 3.11 or newer; set PYTHON=/path/to/one"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	touch $@
