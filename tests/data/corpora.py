@@ -84,3 +84,12 @@ def damage_image(shards: ShardSet, sample: int) -> str:
     opened, row = shards._find(sample)
     flip_byte(opened.path, int(opened.index.offsets[row] + opened.index.lengths[row] // 2))
     return opened.path.name
+
+
+def files_with(keys: Iterable[str]) -> list[tuple[str, bytes]]:
+    """A PNG and its number as label for every key."""
+    return [
+        file
+        for number, key in enumerate(keys)
+        for file in ((f"{key}.png", image_file(seed=number)), (f"{key}.cls", b"%d" % number))
+    ]

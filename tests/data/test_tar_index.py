@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import shutil
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import webdataset
 
-from tests.data.corpora import flip_byte, image_file, make_tar
+from tests.data.corpora import files_with, flip_byte, image_file, make_tar
 from vitscale.data.shards import open_shards
 from vitscale.data.tar_headers import TarReader, members
 from vitscale.data.tar_index import LabelRule, index_folder, index_tar, read_class_names
@@ -30,14 +31,6 @@ def read_by_webdataset(*tars: Path) -> list[dict]:
     """What webdataset itself makes of the tars."""
     urls = [str(tar) for tar in tars]
     return list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False))
-
-
-def files_of(names: list[str]) -> list[tuple[str, bytes]]:
-    return [
-        file
-        for number, name in enumerate(names)
-        for file in ((f"{name}.png", IMAGES[number]), (f"{name}.cls", str(number).encode()))
-    ]
 
 
 def assert_same_as_webdataset(folder: Path, labels: LabelRule = LabelRule()) -> None:  # noqa: B008
@@ -57,18 +50,18 @@ def assert_same_as_webdataset(folder: Path, labels: LabelRule = LabelRule()) -> 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("names", [["a", "b/c", "n01440764_1"], ["./x", "./y/z"], ["ä/ö", "日本"]])
 def test_tars_of_python_are_read_as_webdataset_reads_them(tmp_path, format, names):
-    make_tar(tmp_path / "a.tar", files_of(names), FORMATS[format])
+    make_tar(tmp_path / "a.tar", files_with(names), FORMATS[format])
     assert_same_as_webdataset(tmp_path)
 
 
 @pytest.mark.parametrize("format", ["gnu", "pax"])
 def test_names_longer_than_a_header_are_read(tmp_path, format):
-    make_tar(tmp_path / "a.tar", files_of([LONG, "short", LONG + "2"]), FORMATS[format])
+    make_tar(tmp_path / "a.tar", files_with([LONG, "short", LONG + "2"]), FORMATS[format])
     assert_same_as_webdataset(tmp_path)
 
 
 def test_ustar_names_split_into_prefix_and_name_are_read(tmp_path):
-    make_tar(tmp_path / "a.tar", files_of(["p" * 90 + "/" + "n" * 60]))
+    make_tar(tmp_path / "a.tar", files_with(["p" * 90 + "/" + "n" * 60]))
     assert_same_as_webdataset(tmp_path)
 
 
@@ -76,7 +69,7 @@ def test_ustar_names_split_into_prefix_and_name_are_read(tmp_path):
 @pytest.mark.parametrize("format", ["gnu", "oldgnu", "pax", "ustar", "v7"])
 def test_tars_of_the_tar_command_are_read_with_folders_and_dot_prefix(tmp_path, format):
     source = tmp_path / "source"
-    for name, data in files_of(["cats/1", "cats/2", "dogs/1"]):
+    for name, data in files_with(["cats/1", "cats/2", "dogs/1"]):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes(data)
     command = [
@@ -103,7 +96,12 @@ def test_extensions_in_any_case_and_further_files_are_accepted(tmp_path):
 
 
 def test_members_that_webdataset_skips_are_skipped(tmp_path):
-    files = [("__meta__", b"x"), ("noextension", b"x"), ("__info__/a.txt", b"x"), *files_of(["a"])]
+    files = [
+        ("__meta__", b"x"),
+        ("noextension", b"x"),
+        ("__info__/a.txt", b"x"),
+        *files_with(["a"]),
+    ]
     make_tar(tmp_path / "a.tar", files)
     assert_same_as_webdataset(tmp_path)
 
@@ -126,17 +124,17 @@ def test_without_cls_the_json_field_label_is_taken(tmp_path):
 
 
 def test_the_walk_agrees_with_tarfile_on_every_member(tmp_path):
-    path = make_tar(tmp_path / "a.tar", files_of(["a", LONG, "c/ü"]), tarfile.PAX_FORMAT)
+    path = make_tar(tmp_path / "a.tar", files_with(["a", LONG, "c/ü"]), tarfile.PAX_FORMAT)
     with open(path, "rb") as file, tarfile.open(path) as theirs:
         ours = [(m.name, m.data, m.size) for m in members(TarReader(file, "a.tar"))]
         assert ours == [(m.name, m.offset_data, m.size) for m in theirs]
 
 
 REFUSED = {
-    "no image": [("a.cls", b"1"), *files_of(["b"])],
+    "no image": [("a.cls", b"1"), *files_with(["b"])],
     "no label file": [("a.jpg", b"x")],
-    "the key comes twice": [*files_of(["a", "b"]), ("a.txt", b"x")],
-    "two files with extension .png": [*files_of(["a"]), *files_of(["a"])],
+    "the key comes twice": [*files_with(["a", "b"]), ("a.txt", b"x")],
+    "two files with extension .png": [*files_with(["a"]), *files_with(["a"])],
     "two images, a.png and a.jpg": [("a.png", b"x"), ("a.jpg", b"x"), ("a.cls", b"1")],
     "not a whole number": [("a.png", b"x"), ("a.cls", b"cat")],
     'has no "label"': [("a.png", b"x"), ("a.json", b'{"class": 1}')],
@@ -188,7 +186,7 @@ def test_sparse_members_are_refused(tmp_path, format):
 
 
 def test_a_tar_cut_anywhere_is_refused(tmp_path):
-    whole = make_tar(tmp_path / "whole" / "a.tar", files_of(["a", "b"])).read_bytes()
+    whole = make_tar(tmp_path / "whole" / "a.tar", files_with(["a", "b"])).read_bytes()
     end = len(whole.rstrip(b"\0"))
     cut = tmp_path / "a.tar"
     for length in [0, 1, 511, 512, 513, 1024, *range(1500, end, 61)]:
@@ -198,7 +196,7 @@ def test_a_tar_cut_anywhere_is_refused(tmp_path):
 
 
 def test_any_damaged_header_is_refused_with_its_byte(tmp_path):
-    path = make_tar(tmp_path / "a.tar", files_of(["a", "b"]))
+    path = make_tar(tmp_path / "a.tar", files_with(["a", "b"]))
     with tarfile.open(path) as tar:
         headers = [member.offset for member in tar]
     for header in headers:
@@ -209,22 +207,22 @@ def test_any_damaged_header_is_refused_with_its_byte(tmp_path):
 
 
 def test_samples_hidden_behind_an_end_mark_are_refused(tmp_path):
-    one = make_tar(tmp_path / "one.tar", files_of(["a"])).read_bytes()
-    two = make_tar(tmp_path / "two.tar", files_of(["b"])).read_bytes()
+    one = make_tar(tmp_path / "one.tar", files_with(["a"])).read_bytes()
+    two = make_tar(tmp_path / "two.tar", files_with(["b"])).read_bytes()
     (tmp_path / "joined.tar").write_bytes(one + two)
     with pytest.raises(DataError, match="data follows the end mark"):
         index_tar(tmp_path / "joined.tar")
 
 
 def test_a_packed_tar_says_that_it_must_be_unpacked(tmp_path):
-    with tarfile.open(tmp_path / "a.tar", "w:gz") as tar:
-        tar.addfile(tarfile.TarInfo("a.png"), io.BytesIO(b""))
+    plain = make_tar(tmp_path / "plain", files_with(["a", "b"]))
+    (tmp_path / "a.tar").write_bytes(gzip.compress(plain.read_bytes()))
     with pytest.raises(DataError, match="packed with gzip"):
         index_tar(tmp_path / "a.tar")
 
 
 def test_class_names_are_read_and_must_suffice(tmp_path):
-    make_tar(tmp_path / "a.tar", files_of(["a", "b", "c"]))
+    make_tar(tmp_path / "a.tar", files_with(["a", "b", "c"]))
     (tmp_path / "names").write_text("cat\nsea lion\ndog\n")
     names = read_class_names(tmp_path / "names")
     assert index_folder(tmp_path, classes=names).classes == ("cat", "sea lion", "dog")
@@ -233,7 +231,7 @@ def test_class_names_are_read_and_must_suffice(tmp_path):
 
 
 def test_indexing_again_gives_the_same_fingerprint(tmp_path):
-    make_tar(tmp_path / "a.tar", files_of(["a", "b"]))
+    make_tar(tmp_path / "a.tar", files_with(["a", "b"]))
     first = index_folder(tmp_path)
     assert index_folder(tmp_path) == first
     assert first.fingerprint == index_folder(tmp_path).fingerprint
@@ -257,7 +255,7 @@ def test_an_empty_folder_and_a_missing_one_are_refused(tmp_path):
 def test_the_crc_is_that_of_the_image(tmp_path):
     import crc32c
 
-    index = index_tar(make_tar(tmp_path / "a.tar", files_of(["a", "b"])))
+    index = index_tar(make_tar(tmp_path / "a.tar", files_with(["a", "b"])))
     assert index.crcs.tolist() == [crc32c.crc32c(IMAGES[0]), crc32c.crc32c(IMAGES[1])]
     assert index.labels.tolist() == [0, 1]
     assert np.array_equal(index.lengths, [len(IMAGES[0]), len(IMAGES[1])])

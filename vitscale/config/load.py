@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,16 @@ _PATHS = ("run.home", "data.train", "data.held_out", "init.weights")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A checked config and, for every key that was set, where it was set ("file" or "override")."""
+    """A checked config; for every key that was set, where (a file or "override"); the files' texts."""
 
     config: RunConfig
     sources: dict[str, str]
+    files: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The resolved recipe as saved in a run folder: schema version, config, sources."""
         config = self.config.model_dump(mode="json")
-        record = {"schema": SCHEMA_VERSION, "config": config, "sources": self.sources}
+        record = {"schema": SCHEMA_VERSION, "config": config, "sources": self.sources, "files": self.files}
         return json.dumps(record, indent=2) + "\n"
 
     @classmethod
@@ -44,7 +45,8 @@ class Recipe:
                 given=record.get("schema"),
                 do=f"This vitscale reads version {SCHEMA_VERSION}.",
             )
-        return cls(_validate(record["config"], record["sources"]), record["sources"])
+        config = _validate(record["config"], record["sources"])
+        return cls(config, record["sources"], record["files"])
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -57,12 +59,14 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
+    files: dict[str, str] = {}
     for file, table in _layers(Path(path), ()):
         merge(values, table, sources, str(file))
+        files[str(file)] = file.read_text(encoding="utf-8")
     for text in overrides:
         merge(values, parse_override(text), sources, "override")
     _make_absolute(values)
-    return Recipe(_validate(values, sources), sources)
+    return Recipe(_validate(values, sources), sources, files)
 
 
 def _layers(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str, Any]]]:

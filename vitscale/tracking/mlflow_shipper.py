@@ -17,6 +17,7 @@ from vitscale.tracking.target import Target
 _PAUSE_S = 2.0
 _LONGEST_PAUSE_S = 60.0
 _CLOSE_PAUSE_S = 1.0
+_LOOK_S = 0.1
 _CLOSE_S = 20.0
 _CLOSE_LOCAL_S = 60.0
 _CLOSE_SILENT_S = 5.0
@@ -83,7 +84,7 @@ class MlflowShipper:
         self._folder, self._target = folder, target
         self._shipment = Shipment(folder, target, state)
         self._closing = threading.Event()
-        self._deadline = float("inf")
+        self._closed_at = float("inf")
         self._failures = 0
         self._answered = False
         self._complete = False
@@ -92,30 +93,32 @@ class MlflowShipper:
 
     def close(self) -> bool:
         """Try to send the rest, for a bounded time; False if something had to stay behind."""
-        wait_s = self._patience_s()
-        self._deadline = time.monotonic() + wait_s
+        self._closed_at = time.monotonic()
         self._closing.set()
-        self._thread.join(wait_s)
+        while self._thread.is_alive() and not self._out_of_patience():
+            self._thread.join(_LOOK_S)
         if not self._complete:
             _log.warning(
                 "MLflow at %s has not received everything within %.0f s. Nothing is lost: run "
                 "`vitscale report sync %s` when it answers.",
                 redact_text(self._target.uri),
-                wait_s,
+                time.monotonic() - self._closed_at,
                 self._folder,
             )
         return self._complete
 
-    def _patience_s(self) -> float:
+    def _out_of_patience(self) -> bool:
         if self._failures and not self._answered:
-            return _CLOSE_SILENT_S
-        return _CLOSE_LOCAL_S if self._target.is_local else _CLOSE_S
+            patience_s = _CLOSE_SILENT_S
+        else:
+            patience_s = _CLOSE_LOCAL_S if self._target.is_local else _CLOSE_S
+        return time.monotonic() - self._closed_at > patience_s
 
     def _work(self) -> None:
         while not self._closing.is_set():
             self._round()
             self._closing.wait(min(_PAUSE_S * 2**self._failures, _LONGEST_PAUSE_S))
-        while not self._complete and time.monotonic() < self._deadline:
+        while not self._complete and not self._out_of_patience():
             # A round that began before the last message was written would not do.
             self._complete = self._round()
             if not self._complete:

@@ -8,11 +8,14 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitscale.config.load import Recipe
 from vitscale.errors import STOPPED_EXIT_CODE, VitscaleError
 from vitscale.place import Place, place_of
+
+if TYPE_CHECKING:
+    from vitscale.train.protocols import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,8 @@ def _attempt(recipe: Recipe, place: Place, resume: str) -> dict[str, Any]:
         status = "FAILED"
         try:
             outcome, progress = train(run)
+            if place.is_first:
+                _publish(folder, run.tracker)
             status = "FINISHED" if outcome == "finished" else "KILLED"
         finally:
             close(status)
@@ -94,11 +99,28 @@ def _new_attempt(folder: Path, recipe: Recipe) -> int:
     number = 1 + max((int(p.name) for p in attempts.iterdir() if p.name.isdigit()), default=0)
     own = attempts / f"{number:04d}"
     own.mkdir()
+    for name, text in recipe.files.items():
+        (own / Path(name).name).write_text(text, encoding="utf-8")
     for path in (own / "config.json", folder / "config.json"):
         aside = path.with_suffix(".tmp")
         aside.write_text(recipe.to_json(), encoding="utf-8")
         aside.replace(path)
     return number
+
+
+def _publish(folder: Path, tracker: Tracker) -> None:
+    """Write the report and hand it, the recipe's files and the resolved config to the tracker."""
+    from vitscale.evaluate.report import write_report
+
+    try:
+        write_report(folder)
+    except ImportError as error:
+        log.warning("no report/curves.png: %s is not installed", error.name)
+    for path in sorted((folder / "report").glob("*")):
+        tracker.artifact(path, "report")
+    last = max((folder / "attempts").iterdir())
+    for path in (*sorted(last.glob("*.toml")), folder / "config.json"):
+        tracker.artifact(path, "recipe")
 
 
 def _announce(folder: Path, number: int, place: Place) -> None:

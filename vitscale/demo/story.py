@@ -1,0 +1,185 @@
+"""The demo's steps in order, its closing table and `summary.json`."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vitscale.config.load import load_recipe
+from vitscale.demo.commands import Shell, finish
+from vitscale.demo.sets import FULL, SMALL, Source, Story, prepare
+from vitscale.demo.watch import Watch
+from vitscale.errors import ConfigError
+from vitscale.evaluate.report import table, write_summary
+from vitscale.tracking.journal import read_metrics
+from vitscale.units import human_seconds
+
+HOME = Path("runs/demo")
+PRETRAINED = HOME / "pretrain"
+FINETUNE = "configs/demo/finetune.toml"
+
+
+@dataclass
+class Results:
+    """What the steps found, as it goes into the table and the summary."""
+
+    started_s: float = field(default_factory=time.monotonic)
+    facts: dict[str, Any] = field(default_factory=dict)
+    transfer: list[dict[str, Any]] = field(default_factory=list)
+
+
+def tell(size: str) -> dict[str, Any]:
+    """Run the demo; `size` is "full" or "small". Returns what `summary.json` holds.
+
+    Raises:
+        ConfigError: the size is unknown, or the recipes are not in the working folder.
+        CommandFailed: a command failed that should not have.
+    """
+    wanted = _wanted(size)
+    results, shell = Results(), Shell(HOME / "logs")
+    shutil.rmtree(HOME, ignore_errors=True)
+    _title("1  Get real images and pack them into WebDataset shards")
+    story = prepare(wanted, shell)
+    _title("2  What the pretraining comes to")
+    plan = _show_plan(shell, story)
+    _title("3  Pretrain on two DeepSpeed ZeRO ranks under Ray; one is killed midway")
+    _pretrain(shell, story, plan, results)
+    _title("4  Evaluate on images that were never trained on, and few-shot on other sets")
+    _evaluate(shell, story, results)
+    _title("5  Fine-tune, and train the same model from scratch beside it")
+    for source in story.downstream:
+        results.transfer.append(_transfer(shell, source))
+    summary = _summary(results)
+    write_summary(HOME / "summary.json", summary)
+    _close(summary)
+    return summary
+
+
+def _wanted(size: str) -> Story:
+    stories = {"full": FULL, "small": SMALL}
+    if size not in stories:
+        raise ConfigError("no such demo", where="DEMO", given=size, do="Use full or small.")
+    if not Path(FINETUNE).is_file():
+        raise ConfigError(
+            "the demo's recipes are not here",
+            where=FINETUNE,
+            do="Run the demo in the top folder of a clone.",
+        )
+    return stories[size]
+
+
+def _show_plan(shell: Shell, story: Story) -> dict[str, Any]:
+    answer = shell.ask("plan", str(story.recipe), "--world", "2")
+    model, plan = answer["model"], answer["plan"]
+    print(
+        f"  ViT of {model['parameters']:,} parameters, {model['tokens']} tokens; "
+        f"{plan['total_images']:,} images seen in {plan['total_steps']:,} steps of {plan['batch']}"
+    )
+    return plan
+
+
+def _pretrain(shell: Shell, story: Story, plan: dict[str, Any], results: Results) -> None:
+    config = load_recipe(story.recipe).config
+    words = ("submit", str(story.recipe), "--on", "local")
+    process, log = shell.start(*words)
+    total = plan["total_steps"]
+    watch = Watch(PRETRAINED, total, kill_at=total // 2)
+    watch.until_end(process)
+    finish(process, log, words)
+    speeds = [point.value for point in read_metrics(PRETRAINED)["speed/images_per_s"]]
+    results.facts |= {
+        "dataset": story.pretrain.name,
+        "world_size": plan["world"],
+        "zero_stage": config.engine.stage,
+        "restarts": watch.restarts,
+        "restart_seconds": watch.back_after_s,
+        "images_seen": plan["total_images"],
+        "images_per_s": round(statistics.median(speeds), 1),
+    }
+
+
+def _evaluate(shell: Shell, story: Story, results: Results) -> None:
+    run = str(PRETRAINED)
+    scores = shell.ask("evaluate", run, "--on", "held-out")["scores"]
+    results.facts["pretrain"] = {"top1": scores["top1"], "top5": scores["top5"]}
+    results.facts["fewshot"] = {
+        source.name: shell.ask(
+            "evaluate", run, "--on", "fewshot", "--train", source.train, "--data", source.held_out
+        )["scores"]
+        for source in story.downstream
+    }
+
+
+def _transfer(shell: Shell, source: Source) -> dict[str, Any]:
+    """Fine-tuned and from scratch: the same recipe, the same number of steps."""
+    data = (f"data.train={source.train}", f"data.held_out={source.held_out}")
+    shell.run(
+        "finetune",
+        FINETUNE,
+        "--from",
+        str(PRETRAINED),
+        f"run.name=finetune-{source.name}",
+        *data,
+    )
+    shell.run("train", FINETUNE, f"run.name=scratch-{source.name}", *data)
+    return {
+        "dataset": source.name,
+        "finetune": _top1(HOME / f"finetune-{source.name}"),
+        "scratch": _top1(HOME / f"scratch-{source.name}"),
+    }
+
+
+def _top1(run: Path) -> float:
+    return read_metrics(run)["held_out/top1"][-1].value
+
+
+def _summary(results: Results) -> dict[str, Any]:
+    first = results.transfer[0]
+    return {
+        **results.facts,
+        "finetune": {"dataset": first["dataset"], "top1": first["finetune"]},
+        "scratch": {"dataset": first["dataset"], "top1": first["scratch"]},
+        "transfer": results.transfer,
+        "seconds": round(time.monotonic() - results.started_s, 1),
+    }
+
+
+def _close(summary: dict[str, Any]) -> None:
+    _title("What came of it")
+    print(table(("", ""), _rows(summary)))
+    print(f"\n  checkpoint   {PRETRAINED}/checkpoints")
+    print(f"  curves       {PRETRAINED}/report/curves.png")
+    print(f"  summary      {HOME}/summary.json")
+    print(f"  MLflow       {HOME}/mlflow.db   (make ui opens it)")
+
+
+def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    pretrain = summary["pretrain"]
+    rows = [
+        (f"{summary['dataset']} held-out top-1 / top-5", _percent(pretrain["top1"], pretrain["top5"]))
+    ]
+    for name, scores in summary["fewshot"].items():
+        shown = ", ".join(f"{shots} {_percent(one['mean'])}" for shots, one in scores.items())
+        rows.append((f"{name} few-shot", shown))
+    for one in summary["transfer"]:
+        shown = f"{_percent(one['finetune'])} against {_percent(one['scratch'])}"
+        rows.append((f"{one['dataset']} fine-tuned against scratch", shown))
+    rows += [
+        ("restarts", f"{summary['restarts']} (a worker killed with SIGKILL)"),
+        ("images seen", f"{summary['images_seen']:,}"),
+        ("images/s", f"{summary['images_per_s']:.0f} on {summary['world_size']} ranks"),
+        ("all in all", human_seconds(summary["seconds"])),
+    ]
+    return rows
+
+
+def _percent(*shares: float) -> str:
+    return " / ".join(f"{100 * share:.1f} %" for share in shares)
+
+
+def _title(text: str) -> None:
+    print(f"\n{text}", flush=True)
