@@ -45,7 +45,11 @@ def test_only_a_failed_save_is_worth_another_try():
 def test_an_error_crosses_processes_whole():
     error = pickle.loads(pickle.dumps(SaveError("full", where="disk", given=3, do="Free some.")))
     assert type(error) is SaveError
-    assert (str(error), error.where, error.given) == ("disk: full (given: 3). Free some.", "disk", 3)
+    assert (str(error), error.where, error.given) == (
+        "disk: full (given: 3). Free some.",
+        "disk",
+        3,
+    )
 
 
 def test_nearest_suggests_one_name_or_lists_all():

@@ -7,7 +7,7 @@ import math
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ _LOCAL_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
 @contextmanager
-def connected(profile: ClusterProfile) -> Iterator[None]:
+def connected(profile: ClusterProfile) -> Generator[None]:
     """Ray, connected and large enough for the profile's workers; disconnected at the end.
 
     Raises:
@@ -92,7 +92,7 @@ def _no_answer(profile: ClusterProfile, reason: str) -> ResourceError:
     )
 
 
-def _insist_on_room(resources: dict[str, float], profile: ClusterProfile) -> None:
+def _insist_on_room(resources: Mapping[str, float], profile: ClusterProfile) -> None:
     wanted = {
         "CPU": profile.workers * profile.cpus_per_worker,
         "GPU": float(profile.workers * profile.gpus_per_worker),

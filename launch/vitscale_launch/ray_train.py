@@ -131,17 +131,10 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     """What each rank runs, in a thread of a Ray worker process."""
     # Ray Train sets torchrun's names but this one.
     os.environ["GROUP_RANK"] = os.environ.get("NODE_RANK", "0")
-    _log_to_submitter()
+    # Ray shows what reaches the root logger too, so every line would come twice.
+    logging.getLogger("vitscale").propagate = False
     module, _, name = config["worker"].partition(":")
     return getattr(importlib.import_module(module), name)(config["request"])
-
-
-def _log_to_submitter() -> None:
-    """Ray sends a worker's stderr to the submitting process, but points Python's logging at files."""
-    log = logging.getLogger("vitscale")
-    if not log.handlers:
-        log.addHandler(logging.StreamHandler())
-        log.setLevel(logging.INFO)
 
 
 def _last_word(folder: Path, since: float) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -36,7 +36,7 @@ class StopSignals:
 
 
 @contextmanager
-def stop_signals(folder: Path) -> Iterator[StopSignals]:
+def stop_signals(folder: Path) -> Generator[StopSignals]:
     """Listen while a job runs; only a main thread can, elsewhere the file `STOP` still works."""
     (folder / "STOP").unlink(missing_ok=True)
     signals = StopSignals(folder)

@@ -27,6 +27,11 @@ def recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.toml").write_text(RECIPE)
     (tmp_path / "data").mkdir()
-    shards = (ShardRecord("a.tar", 600, 2**20, "0" * 32, "0" * 16), ShardRecord("b.tar", 400, 2**20, "1" * 32, "1" * 16))
-    (tmp_path / "data" / "manifest.json").write_text(Manifest(("a", "b", "c", "d"), shards).to_json())
+    shards = (
+        ShardRecord("a.tar", 600, 2**20, "0" * 32, "0" * 16),
+        ShardRecord("b.tar", 400, 2**20, "1" * 32, "1" * 16),
+    )
+    (tmp_path / "data" / "manifest.json").write_text(
+        Manifest(("a", "b", "c", "d"), shards).to_json()
+    )
     return "r.toml"

@@ -17,7 +17,9 @@ from vitscale.errors import CheckpointError, DataError, NotFiniteError
 def command(monkeypatch):
     """Put a function in the place of `vitscale plan`."""
 
-    def install(run, add_arguments=lambda parser: parser.add_argument("--json", action="store_true")):
+    def install(
+        run, add_arguments=lambda parser: parser.add_argument("--json", action="store_true")
+    ):
         module = ModuleType("vitscale.cli.plan")
         module.run, module.add_arguments = run, add_arguments
         monkeypatch.setitem(sys.modules, "vitscale.cli.plan", module)

@@ -22,7 +22,12 @@ def worker(monkeypatch):
     """Stands for the trainer: keeps requests, gives the reply it was told."""
     module = ModuleType("vitscale.train.worker")
     module.requests = []
-    module.reply = {"status": "finished", "exit_code": 0, "message": "finished at step 7", "step": 7}
+    module.reply = {
+        "status": "finished",
+        "exit_code": 0,
+        "message": "finished at step 7",
+        "step": 7,
+    }
     module.run = lambda request: module.requests.append(request) or module.reply
     monkeypatch.setitem(sys.modules, "vitscale.train.worker", module)
     monkeypatch.setattr("vitscale.train.worker", module, raising=False)
@@ -80,14 +85,16 @@ def test_show_prints_toml_that_is_the_recipe_again(recipe, capsys, tmp_path):
     (tmp_path / "again.toml").write_text(
         "\n".join(line for line in text.splitlines() if not line.startswith(("eps", "momentum")))
     )
-    again = load_recipe(tmp_path / "again.toml", ['run.home="runs"', "data.crop_area=[0.05, 1.0]"]).config
+    again = load_recipe(
+        tmp_path / "again.toml", ['run.home="runs"', "data.crop_area=[0.05, 1.0]"]
+    ).config
     assert again.model_dump() == load_recipe(recipe, ["optim.lr=0.5"]).config.model_dump()
 
 
 def test_show_names_the_sources(recipe, capsys):
     lines = out_of(capsys, "config", "show", recipe, "optim.lr=0.5", "--sources").splitlines()
     found = {line.split(" = ")[0]: line.rpartition("# ")[2] for line in lines if " = " in line}
-    assert (found["lr"], found["batch"], found["flip"]) == ("override", "r.toml", "default")
+    assert (found["lr"], found["micro_batch"], found["flip"]) == ("override", "r.toml", "default")
 
 
 def test_show_as_json_can_be_read_back(recipe, capsys):

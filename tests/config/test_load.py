@@ -36,8 +36,12 @@ def test_bases_lie_under_the_recipe_and_the_last_base_wins(tmp_path):
     (tmp_path / "below").mkdir()
     write_recipe(tmp_path / "below/ground.toml", optim__lr=0.5, train__batch=32)
     (tmp_path / "below/a.toml").write_text('base = ["ground.toml"]\n[optim]\nlr = 0.25\n')
-    (tmp_path / "below/b.toml").write_text("[train]\nmicro_batch = 4\n[optim]\nbetas = [0.1, 0.2]\n")
-    path = write_recipe(tmp_path / "r.toml", base=["below/a.toml", "below/b.toml"], model__variant="S/16")
+    (tmp_path / "below/b.toml").write_text(
+        "[train]\nmicro_batch = 4\n[optim]\nbetas = [0.1, 0.2]\n"
+    )
+    path = write_recipe(
+        tmp_path / "r.toml", base=["below/a.toml", "below/b.toml"], model__variant="S/16"
+    )
     config = load_recipe(path).config
     assert (config.optim.lr, config.train.batch, config.train.micro_batch) == (0.25, 32, 4)
     assert config.optim.betas == (0.1, 0.2)
@@ -112,7 +116,7 @@ def test_all_problems_are_listed_at_once_each_with_key_and_source(tmp_path):
         ({"run__name": "a/b"}, "run.name"),
         ({"engine__zero_stage": 4}, "engine.zero_stage"),
         ({"train__objective": "softmaxx"}, "train.objective"),
-        ({"tracking__mlflow": "on"}, "neither \"auto\", \"off\" nor a URI"),
+        ({"tracking__mlflow": "on"}, 'neither "auto", "off" nor a URI'),
     ],
 )
 def test_values_are_never_coerced(tmp_path, change, words):
@@ -160,7 +164,9 @@ def test_paths_become_absolute_from_the_working_folder(tmp_path):
 
 def test_a_saved_recipe_is_read_back_equal(tmp_path):
     path = write_recipe(tmp_path / "r.toml", init__weights="w", optim__warmup="5%")
-    recipe = load_recipe(path, ["optim.clip_norm=null", "model.image_px=[32, 64]", "model.variant=mu/8"])
+    recipe = load_recipe(
+        path, ["optim.clip_norm=null", "model.image_px=[32, 64]", "model.variant=mu/8"]
+    )
     again = Recipe.from_json(recipe.to_json())
     assert again.config == recipe.config
     assert again.sources == recipe.sources

@@ -113,7 +113,7 @@ def test_threads_may_read_at_once(tmp_path):
 
 
 def test_a_folder_without_manifest_says_what_to_do(tmp_path):
-    with pytest.raises(DataError, match="no such data folder.*vitscale shards pack"):
+    with pytest.raises(DataError, match=r"no such data folder.*vitscale shards pack"):
         dataset_facts(tmp_path / "none")
     with pytest.raises(DataError, match=r"no manifest.json.*shards pack"):
         dataset_facts(tmp_path)

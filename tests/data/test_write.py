@@ -150,7 +150,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path, monkeypatch):
 def test_too_little_space_is_noticed_before_a_shard_is_written(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**6, 10**6 - 100, 100))
-    with pytest.raises(ResourceError, match="too little space.*100 B free"):
+    with pytest.raises(ResourceError, match=r"too little space.*100 B free"):
         pack(split_of(4), tmp_path / "d")
     assert list(tmp_path.iterdir()) == []
 

@@ -30,7 +30,9 @@ def _oversized_function(where: str, function: Function) -> Iterator[tuple[str, s
     lines = (function.end_lineno or 0) - function.lineno + 1
     if lines > FUNCTION_LINES:
         yield where, f"{lines} lines, at most {FUNCTION_LINES}"
-    names = [a.arg for a in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
+    names = [
+        a.arg for a in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
+    ]
     count = len(names) - (names[:1] in (["self"], ["cls"]))
     if count > ARGUMENTS:
         yield f"{where}()", f"{count} arguments, at most {ARGUMENTS}"
@@ -50,7 +52,9 @@ def unexcused(found: Iterable[tuple[str, str]], excuses: Mapping[str, str]) -> l
     found = list(found)
     offenders = {what for what, _ in found}
     sentences = [f"{what}: {much}" for what, much in found if what not in excuses]
-    return sentences + [f"{what}: is excused for nothing" for what in excuses if what not in offenders]
+    return sentences + [
+        f"{what}: is excused for nothing" for what in excuses if what not in offenders
+    ]
 
 
 def empty_names(modules: Iterable[Module]) -> list[str]:

@@ -34,7 +34,9 @@ ROOMS = {
     "vitscale.config": _room(1, "pydantic"),
     "vitscale.ops": _room(2, "torch", "apex"),
     "vitscale.model": _room(3, *NUMBERS),
-    "vitscale.data": _room(3, *NUMBERS, "PIL", "webdataset", "crc32c", "xxhash", "sklearn", "resvg_py"),
+    "vitscale.data": _room(
+        3, *NUMBERS, "PIL", "webdataset", "crc32c", "xxhash", "sklearn", "resvg_py"
+    ),
     "vitscale.optim": _room(3, *NUMBERS),
     "vitscale.objective": _room(3, *NUMBERS),
     "vitscale.engine": _room(4, *NUMBERS, "deepspeed"),
@@ -43,6 +45,7 @@ ROOMS = {
     "vitscale.evaluate": _room(5, *NUMBERS, "matplotlib"),
     "vitscale.train": _room(6, "torch"),
     "vitscale_launch": _room(7, "ray"),
+    "vitscale.demo": _room(7),
     "vitscale.cli": _room(8),
     "vitscale.__main__": _room(9),
 }
@@ -64,14 +67,18 @@ class Import:
 
 def imports_of(module: Module, known: set[str]) -> Iterator[Import]:
     """Every import anywhere in a module; `from a import b` names `a.b` where that is a module."""
-    functions = [n for n in ast.walk(module.tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    functions = [
+        n for n in ast.walk(module.tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
     inside = {id(node) for function in functions for node in ast.walk(function)}
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import):
             targets = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = _absolute(module, node)
-            targets = [f"{base}.{a.name}" if f"{base}.{a.name}" in known else base for a in node.names]
+            targets = [
+                f"{base}.{a.name}" if f"{base}.{a.name}" in known else base for a in node.names
+            ]
         else:
             continue
         for target in dict.fromkeys(targets):
@@ -89,9 +96,15 @@ def _absolute(module: Module, node: ast.ImportFrom) -> str:
 
 def room_of(name: str) -> str:
     """The room a module stands in: the longest name of the table it begins with."""
-    fits = [room for room in ROOMS if name == room or (room != "vitscale" and name.startswith(f"{room}."))]
+    fits = [
+        room
+        for room in ROOMS
+        if name == room or (room != "vitscale" and name.startswith(f"{room}."))
+    ]
     if not fits:
-        raise LookupError(f"{name} stands in no room of tests/house/stairs.py and docs/architecture.md")
+        raise LookupError(
+            f"{name} stands in no room of tests/house/stairs.py and docs/architecture.md"
+        )
     return max(fits, key=len)
 
 

@@ -29,11 +29,23 @@ def test_every_command_of_the_table_is_there(name):
 
 def test_the_makefile_has_the_promised_targets():
     targets = targets_of((ROOT / "Makefile").read_text())
-    assert {"demo", "test", "test-long", "lint", "format", "bench", "ui", "clean", "help"} <= targets
+    assert {
+        "demo",
+        "test",
+        "test-long",
+        "lint",
+        "format",
+        "bench",
+        "ui",
+        "clean",
+        "help",
+    } <= targets
 
 
 def test_commands_are_found_in_blocks_only():
-    text = "vitscale no\n```bash\n$ vitscale a \\\n  b  # c\nmake x\nls\n```\n```python\nmake y\n```\n"
+    text = (
+        "vitscale no\n```bash\n$ vitscale a \\\n  b  # c\nmake x\nls\n```\n```python\nmake y\n```\n"
+    )
     assert list(commands_in(text)) == ["vitscale a    b  # c", "make x"]
 
 

@@ -9,7 +9,9 @@ import sys
 
 import pytest
 
-HEAVY = frozenset({"torch", "numpy", "ray", "deepspeed", "mlflow", "matplotlib", "webdataset", "apex"})
+HEAVY = frozenset(
+    {"torch", "numpy", "ray", "deepspeed", "mlflow", "matplotlib", "webdataset", "apex"}
+)
 CPU_LIMIT_S = 0.3
 _SHOW = "\nimport sys, json; print(json.dumps(sorted(sys.modules)))"
 
@@ -43,7 +45,9 @@ def test_config_and_launch_load_nothing_heavy(module):
     assert loaded_by(f"import {module}") & HEAVY == set()
 
 
-@pytest.mark.parametrize("command", ["train", "finetune", "evaluate", "submit", "config", "plan", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["train", "finetune", "evaluate", "submit", "config", "plan", "doctor"]
+)
 def test_the_help_of_a_command_loads_nothing_heavy(command):
     code = f"from vitscale.cli.main import main; assert main(['{command}', '--help']) == 0"
     assert loaded_by(code) & HEAVY == set()

@@ -46,7 +46,11 @@ def test_every_room_is_in_the_table_and_in_the_architecture_page():
         ("engine__a", "def f():\n    from ray import train", "at home in vitscale_launch"),
         ("cli__a", "import torch", "at home in vitscale.ops"),
         ("train__a", "import mlflow.tracking", "at home in vitscale.tracking"),
-        ("model__a", "try:\n    import apex\nexcept ImportError:\n    pass", "at home in vitscale.ops"),
+        (
+            "model__a",
+            "try:\n    import apex\nexcept ImportError:\n    pass",
+            "at home in vitscale.ops",
+        ),
         ("units", "import pydantic", "at home in vitscale.config"),
         ("ops__a", "import einops", "in no room's list"),
         ("launch__a", "from vitscale.model.size import parameters", "launch may not import"),

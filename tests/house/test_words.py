@@ -15,7 +15,9 @@ def test_files_hold_no_unfinished_notes_and_no_paths_of_a_machine():
 
 def test_offenders_are_found(tmp_path):
     note, path = "TO" + "DO", "/ho" + "me/eve/data"
-    (tmp_path / "a.md").write_text(f"fine\n{note}: more\nsee {path}\nmethods and /workspace are fine\n")
+    (tmp_path / "a.md").write_text(
+        f"fine\n{note}: more\nsee {path}\nmethods and /workspace are fine\n"
+    )
     (tmp_path / "picture.png").write_bytes(b"\xff\xfe")
     found = list(forbidden_words(tmp_path, [Path("a.md"), Path("picture.png")]))
     assert found == [f"a.md:2: {note}", f"a.md:3: {path[:7]}"]

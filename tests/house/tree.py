@@ -33,7 +33,9 @@ class Module:
 def package_modules(root: Path = ROOT) -> list[Module]:
     """Every module of vitscale and vitscale_launch."""
     return [
-        module for folder, name in PACKAGES.items() for module in _modules(root, root / folder, name)
+        module
+        for folder, name in PACKAGES.items()
+        for module in _modules(root, root / folder, name)
     ]
 
 
@@ -46,7 +48,9 @@ def _modules(root: Path, folder: Path, package: str) -> Iterator[Module]:
 
 def python_files(root: Path = ROOT) -> list[Module]:
     """Every Python file of the project, tests and benches too."""
-    return [Module(str(path), root / path, str(path)) for path in files(root) if path.suffix == ".py"]
+    return [
+        Module(str(path), root / path, str(path)) for path in files(root) if path.suffix == ".py"
+    ]
 
 
 def files(root: Path = ROOT) -> list[Path]:

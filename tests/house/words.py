@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-# Written in pieces so that this file does not offend itself.
+# Written in pieces so that this file does not offend itself. A home folder of `me` is nobody's: examples use it.
 UNFINISHED = "|".join(["TO" + "DO", "FIX" + "ME", "HA" + "CK", "X" + "XX"])
-MACHINES = "|".join(["/wo" + "rk/", "/ro" + "ot/", "/ho" + r"me/\w", "/Us" + r"ers/\w"])
+MACHINES = "|".join(["/wo" + "rk/", "/ro" + "ot/", "/ho" + r"me/(?!me\b)\w", "/Us" + r"ers/\w"])
 _FORBIDDEN = re.compile(rf"\b(?:{UNFINISHED})\b|(?<![\w.])(?:{MACHINES})")
 _TEXT = {".py", ".pyi", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ".env", ".cpu", ".sh", ""}
 

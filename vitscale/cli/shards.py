@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _pack(arguments: argparse.Namespace) -> int:
     from vitscale.data.sources.choose import Choice, splits_of
     from vitscale.data.write import pack_splits
+    from vitscale.errors import ConfigError
 
+    if arguments.shard_size <= 0:
+        raise ConfigError("must be above 0", where="--shard-size", given=arguments.shard_size)
     choice = Choice(
         source=arguments.source,
         path=arguments.path,
@@ -77,7 +81,7 @@ def _pack(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         cache=arguments.cache,
     )
-    shard_bytes = max(1, int(arguments.shard_size * 2**20))
+    shard_bytes = math.ceil(arguments.shard_size * 2**20)
     packed = pack_splits(
         splits_of(choice), arguments.to, seed=arguments.seed, shard_bytes=shard_bytes
     )

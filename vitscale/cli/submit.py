@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vitscale.cli.arguments import add_json, add_recipe, add_resume, print_json
+from vitscale.cli.train import print_reply
 from vitscale.config.cluster import load_profile, split_overrides
 from vitscale.config.load import load_recipe
 
@@ -40,12 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         _print_table(dry_run(recipe, profile, resume=arguments.resume), arguments.json)
         return 0
     reply = submit(recipe, profile, resume=arguments.resume)
-    if arguments.json:
-        print_json(reply)
-    elif reply["status"] == "failed":
-        print(f"vitscale: {reply['message']}", file=sys.stderr)
-    else:
-        print(f"{reply['status']}: {reply['message']}")
+    print_reply(reply, as_json=arguments.json)
     return int(reply["exit_code"])
 
 

@@ -23,25 +23,25 @@ class ClusterProfile(Section):
     address: str = LOCAL
     """"local" starts Ray inside the command; else a cluster: "auto", "HOST:6379" or "ray://HOST:10001"."""
 
-    workers: int = Field(2, ge=1)
+    workers: int = Field(default=2, ge=1)
     """Ranks of the job; one process each."""
 
-    cpus_per_worker: float = Field(1.0, gt=0)
+    cpus_per_worker: float = Field(default=1.0, gt=0)
     """CPU cores Ray reserves for each rank."""
 
-    gpus_per_worker: int = Field(0, ge=0, le=1)
+    gpus_per_worker: int = Field(default=0, ge=0, le=1)
     """1 gives each rank a GPU of its own; 0 trains on the CPU."""
 
-    omp_threads: int | None = Field(None, ge=1)
+    omp_threads: int | None = Field(default=None, ge=1)
     """Threads of the numerical libraries in each rank; its CPU cores where not given."""
 
-    max_failures: int = Field(3, ge=0)
+    max_failures: int = Field(default=3, ge=0)
     """Times the job is restarted, from its last commit, after a worker died."""
 
     environment: dict[str, str] = Field(default_factory=dict)
     """Environment variables of the workers; nothing else is sent to a cluster."""
 
-    connect_s: int = Field(20, ge=1)
+    connect_s: int = Field(default=20, ge=1)
     """Seconds after which a cluster that does not answer is an error."""
 
     @field_validator("address")

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from vitscale.errors import DataError
 
@@ -34,9 +34,7 @@ class DatasetFacts:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """One tar: `xxh3` is the 128-bit hash of its bytes, `labels` the 64-bit hash of its labels as
-    `<u4`.
-    """
+    """One tar: `xxh3` is the 128-bit hash of its bytes, `labels` the 64-bit hash of its labels as `<u4`."""
 
     name: str
     samples: int
@@ -69,9 +67,7 @@ class Manifest:
         return DatasetFacts(self.samples, self.classes, self.fingerprint, len(self.shards), size)
 
     def to_json(self) -> str:
-        """The text of `manifest.json`: one line a shard, so that two manifests can be compared by
-        eye.
-        """
+        """The text of `manifest.json`: one line a shard, so that two manifests can be compared by eye."""
         head = {
             "format": FORMAT,
             "version": VERSION,
@@ -122,8 +118,9 @@ def _without_manifest(folder: Path) -> DataError:
     return DataError(f"the folder has no {MANIFEST}", where=str(folder), do=hint)
 
 
-def _manifest_of(record: Any, path: Path) -> Manifest:
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+def _manifest_of(content: Any, path: Path) -> Manifest:
+    record = cast(dict[str, Any], content if isinstance(content, dict) else {})
+    if record.get("format") != FORMAT:
         raise _damaged(path, f'"format" is not "{FORMAT}"')
     if record.get("version") != VERSION:
         raise DataError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -72,6 +72,8 @@ def _key(name: str, field: FieldInfo) -> Key:
 
 def _kind(annotation: Any) -> str:
     """A type as a reader of recipes would say it."""
+    if get_origin(annotation) is Annotated:
+        return _kind(get_args(annotation)[0])
     if annotation is Duration:
         return "duration"
     if annotation is type(None):

@@ -28,7 +28,12 @@ class Recipe:
     def to_json(self) -> str:
         """The resolved recipe as saved in a run folder: schema version, config, sources."""
         config = self.config.model_dump(mode="json")
-        record = {"schema": SCHEMA_VERSION, "config": config, "sources": self.sources, "files": self.files}
+        record = {
+            "schema": SCHEMA_VERSION,
+            "config": config,
+            "sources": self.sources,
+            "files": self.files,
+        }
         return json.dumps(record, indent=2) + "\n"
 
     @classmethod

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 HIDDEN = "***"
 _SECRET_NAME = re.compile(
@@ -52,9 +52,9 @@ def _redact(value: Any) -> Any:
     if isinstance(value, str):
         return redact_text(value)
     if isinstance(value, Mapping):
-        return redact_table(value)
+        return redact_table(cast(Mapping[str, Any], value))
     if isinstance(value, (list, tuple)):
-        return [_redact(item) for item in value]
+        return [_redact(item) for item in cast(Sequence[Any], value)]
     return value
 
 

@@ -1,5 +1,4 @@
-"""What happens to a decoded image before it enters a batch: pure functions of (image, random
-stream).
+"""What happens to a decoded image before it enters a batch: pure functions of (image, random stream).
 
 Resizing is Pillow's bilinear filter, which averages over the source when it shrinks (antialias).
 """

@@ -1,6 +1,4 @@
-"""What happens to images that cannot be used: each is named and masked, and too many of them stop
-the run.
-"""
+"""What happens to images that cannot be used: each is named and masked, and too many of them stop the run."""
 
 from __future__ import annotations
 
@@ -32,9 +30,7 @@ def tolerated(limit: float, seen: int) -> int:
 
 
 class BadImages:
-    """Counts the distinct bad images that one rank has met. An image met again is masked again, not
-    counted.
-    """
+    """Counts the distinct bad images that one rank has met. An image met again is masked again, not counted."""
 
     def __init__(self, limit: float, samples: int, name_of: Callable[[int], str]) -> None:
         self._limit, self._samples, self._name_of = limit, samples, name_of

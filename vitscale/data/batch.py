@@ -66,9 +66,7 @@ def start_filling(
     pool: ThreadPoolExecutor,
     threads: int,
 ) -> Filling:
-    """Have `pool` read and decode the images of `slots`; every part of the work makes a view of its
-    own.
-    """
+    """Have `pool` read and decode the images of `slots`; every part of the work makes a view of its own."""
     pin = torch.cuda.is_available()
     images = torch.empty(len(slots), 3, *image, dtype=torch.uint8, pin_memory=pin)
     labels = torch.empty(len(slots), dtype=torch.int64, pin_memory=pin)

@@ -1,5 +1,4 @@
-"""From the bytes of an image file to 8-bit RGB, by rules that are stated here and tested one by
-one.
+"""From the bytes of an image file to 8-bit RGB, by rules that are stated here and tested one by one.
 
 | file | becomes |
 |---|---|

@@ -1,5 +1,4 @@
-"""The sidecar `shard-000000.vsidx` of a tar: where each image lies, its checksum, key hash and
-labels.
+"""The sidecar `shard-000000.vsidx` of a tar: where each image lies, its checksum, key hash and labels.
 
 Little-endian: a header of 64 bytes, the columns one after another, and the XXH3-64 of all of that.
 `docs/data-format.md` has the table.
@@ -130,20 +129,22 @@ def read_index(path: Path) -> ShardIndex:
     body, checksum = data[: -_CHECKSUM.size], _CHECKSUM.unpack(data[-_CHECKSUM.size :])[0]
     if xxhash.xxh3_64_intdigest(body) != checksum:
         raise _unusable(path, "is damaged: its checksum does not fit")
-    index = ShardIndex(*_columns_of(body, n, m, path), tar_bytes, tar_xxh3.hex())
+    columns = _columns_of(body, n, m, path)
+    index = ShardIndex(**columns, tar_bytes=tar_bytes, tar_xxh3=tar_xxh3.hex())
     _check_ranges(index, path)
     return index
 
 
-def _columns_of(body: bytes, n: int, m: int, path: Path) -> list[np.ndarray]:
+def _columns_of(body: bytes, n: int, m: int, path: Path) -> dict[str, np.ndarray]:
     sizes = {"label_starts": n + 1, "labels": m}
-    columns, at = [], _HEADER.size
+    columns: dict[str, np.ndarray] = {}
+    at = _HEADER.size
     for name, kind in _COLUMNS:
         count = sizes.get(name, n)
         end = at + count * np.dtype(kind).itemsize
         if end > len(body):
             raise _unusable(path, "is damaged: shorter than its header says")
-        columns.append(np.frombuffer(body, kind, count, at))
+        columns[name] = np.frombuffer(body, kind, count, at)
         at = end
     if at != len(body):
         raise _unusable(path, "is damaged: longer than its header says")

@@ -10,7 +10,7 @@ import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -77,8 +77,7 @@ class TrainLoader:
         return len(self._bad)
 
     def batches(self, position: int) -> Iterator[MicroBatch]:
-        """This rank's micro-batches from run position `position` on, without end; `close` ends
-        them.
+        """This rank's micro-batches from run position `position` on, without end; `close` ends them.
 
         Raises:
             DataError: while iterating, when more images are bad than `bad_image_limit` allows.
@@ -165,11 +164,10 @@ def scan(
     place: Place,
     ids: np.ndarray | None = None,
     threads: int = 2,
-    crop: str = "center",
+    crop: Literal["center", "none"] = "center",
     bad_image_limit: float = SCAN_BAD_IMAGE_LIMIT,
 ) -> Iterator[MicroBatch]:
-    """Every sample exactly once over all ranks, in the order of `ids`; a rank's last batch may be
-    short.
+    """Every sample exactly once over all ranks, in the order of `ids`; a rank's last batch may be short.
 
     Rank r of W takes the run of samples [r * n // W, (r + 1) * n // W), so ranks may differ by one
     batch.

@@ -109,18 +109,14 @@ class Order:
         return np.where(places < cut, 0, later)
 
     def _make_first_window(self, epoch: int) -> np.ndarray:
-        """Length of the first window of every lane, int64 [C]; a lane that fits into one window is
-        one.
-        """
+        """Length of the first window of every lane, int64 [C]; a lane that fits into one window is one."""
         drawn = generator("first window", self._seed, epoch).integers(
             1, self._window + 1, self.lanes
         )
         return np.where(self._lane_length > self._window, drawn, self._lane_length)
 
     def _window_ids(self, epoch: int, lane: int, start: int) -> np.ndarray:
-        """Ids of a window's samples in the order they are read; the last two windows a lane are
-        remembered.
-        """
+        """Ids of a window's samples in the order they are read; the last two windows a lane are remembered."""
         key = (epoch, lane, start)
         if key in self._windows:
             self._windows.move_to_end(key)

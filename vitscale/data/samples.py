@@ -13,9 +13,7 @@ IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 
 
 class Sample(NamedTuple):
-    """One image file. A `Path` is read when its turn comes, so that a corpus need not fit into
-    memory.
-    """
+    """One image file. A `Path` is read when its turn comes, so that a corpus need not fit into memory."""
 
     key: str
     extension: str

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import crc32c
@@ -16,7 +16,7 @@ import numpy as np
 from vitscale.config.dataset import DatasetFacts, Manifest, ShardRecord, read_manifest
 from vitscale.data.bad_images import BadImage
 from vitscale.data.index import ShardIndex, hash_of_key, hash_of_labels, index_path, read_index
-from vitscale.data.tar_headers import TarReader, members
+from vitscale.data.tar_headers import BLOCK, TarReader, members
 from vitscale.errors import DataError
 
 _OPEN_SHARDS = 256
@@ -66,7 +66,8 @@ class ShardSet:
         self.counts = np.array([shard.samples for shard in manifest.shards], np.int64)
         self._records = manifest.shards
         self._first = np.concatenate([[0], np.cumsum(self.counts)])
-        self._shard = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._open)
+        opened = functools.partial(_open_shard, folder, manifest.shards)
+        self._shard = functools.lru_cache(maxsize=_OPEN_SHARDS)(opened)
 
     @property
     def samples(self) -> int:
@@ -84,7 +85,7 @@ class ShardSet:
         return labels
 
     def labels(self) -> np.ndarray:
-        """int64 [N], read-only. Reads every index once: 4 bytes a sample stay in memory twice."""
+        """int64 [N], read-only. Reads every index once; 8 bytes a sample stay in memory."""
         return self._labels
 
     def sample(self, sample: int) -> tuple[bytes, int]:
@@ -130,8 +131,9 @@ class ShardSet:
             raise IndexError(f"sample {sample} of {self.samples}")
         return int(np.searchsorted(self._first, sample, side="right")) - 1
 
-    def _open(self, number: int) -> _OpenShard:
-        return _OpenShard(self.folder / self._records[number].name, self._records[number])
+
+def _open_shard(folder: Path, records: Sequence[ShardRecord], number: int) -> _OpenShard:
+    return _OpenShard(folder / records[number].name, records[number])
 
 
 class _OpenShard:
@@ -151,29 +153,28 @@ class _OpenShard:
             os.close(self.handle)
 
     def key(self, row: int) -> str:
-        """The key from the tar itself: the index holds only its hash."""
-        from webdataset.tariterators import base_plus_ext
+        """The key from the tar itself, since the index holds only its hash.
 
+        The name stands in the block before the image; a long one stands further back, so then the tar is
+        walked from the front.
+        """
         offset = int(self.index.offsets[row])
-        with open(self.path, "rb") as file:
-            file.seek(max(0, offset - 512))
-            for start in (
-                file.tell(),
-                0,
-            ):  # a long name stands further back: then walk from the front
-                file.seek(start)
-                tar = TarReader(file, str(self.path))
-                tar.at = start
-                for member in members(tar):
-                    key = base_plus_ext(member.name)[0]
-                    if (
-                        member.data == offset
-                        and hash_of_key(key or "") == self.index.key_hashes[row]
-                    ):
-                        return str(key)
-                    if member.data >= offset:
-                        break
+        for start in (offset - BLOCK, 0):
+            key = _key_at(self.path, offset, start)
+            if key is not None and hash_of_key(key) == self.index.key_hashes[row]:
+                return key
         raise DataError("no such member", where=f"{self.path}, byte {offset}")
+
+
+def _key_at(tar: Path, offset: int, start: int) -> str | None:
+    """Key of the member whose data begin at `offset`, met from the header at `start` on."""
+    from webdataset.tariterators import base_plus_ext
+
+    with open(tar, "rb") as file:
+        reader = TarReader(file, str(tar))
+        reader.skip_to(start)
+        member = next((m for m in members(reader) if m.data >= offset), None)
+    return base_plus_ext(member.name)[0] if member is not None and member.data == offset else None
 
 
 def _check_belongs(index: ShardIndex, record: ShardRecord, path: Path) -> None:

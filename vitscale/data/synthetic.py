@@ -1,5 +1,4 @@
-"""A small data set made of nothing: coloured gratings that a model of any size can learn to tell
-apart.
+"""A small data set made of nothing: coloured gratings that a model of any size can learn to tell apart.
 
 For tests, benches and smoke runs. A class is a hue and a direction; phase, contrast and noise vary.
 """

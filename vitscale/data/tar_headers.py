@@ -6,6 +6,8 @@ has to make sense: a tar ends with its end mark or it is an error.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -41,9 +43,7 @@ class Member:
 
 
 class TarReader:
-    """Reads a tar front to back; `hashing` sees every byte, otherwise unread data is skipped by
-    seeking.
-    """
+    """Reads a tar front to back; `hashing` sees every byte, otherwise unread data is skipped by seeking."""
 
     def __init__(self, file: BinaryIO, where: str, *, hashing: bool = False) -> None:
         self._file, self.where = file, where
@@ -65,14 +65,14 @@ class TarReader:
         return data
 
     def skip_to(self, offset: int) -> None:
+        """Go on at `offset`, reading what lies between if it is to be hashed.
+
+        Raises:
+            DataError: the tar ends before.
+        """
         if self.hasher is None:
-            self._file.seek(0, 2)
-            if offset > self._file.tell():
-                raise self.damaged(
-                    f"the tar is cut short: it ends at byte {self._file.tell()}", self.at
-                )
-            self._file.seek(offset)
-            self.at = offset
+            end = self._file.seek(0, os.SEEK_END)
+            self.at = self._file.seek(min(offset, end))
         while self.at < offset:
             self.read(min(_CHUNK, offset - self.at))
 
@@ -84,9 +84,7 @@ class TarReader:
             yield piece
 
     def expect_end(self, mark: int) -> None:
-        """Nothing but zeros may follow the end mark at `mark`; tars that were joined hide samples
-        there.
-        """
+        """Nothing but zeros may follow the end mark at `mark`; tars that were joined hide samples there."""
         while piece := self._file.read(_CHUNK):
             if self.hasher is not None:
                 self.hasher.update(piece)
@@ -122,7 +120,7 @@ def members(tar: TarReader) -> Iterator[Member]:
             extra |= _extension(kind, _text_of(tar, size, header_at), tar, header_at)
             tar.skip_to(_after(header_at + BLOCK, size))
             continue
-        member = _member(block, size, extra, header_at, tar)
+        member = _member(block, size, extra, header_at)
         extra = {}
         yield member
         tar.skip_to(_after(member.data, member.size))
@@ -135,13 +133,12 @@ def _after(data: int, size: int) -> int:
 def _check_header(block: bytes, tar: TarReader, at: int) -> None:
     """The sum of the bytes, the checksum itself counted as spaces; old writers summed signed bytes."""
     summed = block[:148] + b" " * 8 + block[156:]
-    unsigned = sum(summed)
-    signed = unsigned - 256 * sum(byte > 127 for byte in summed)
     for magic, name in _PACKERS:
         if at == 0 and block.startswith(magic):
             what = f"the tar is packed with {name}, so its images cannot be reached one by one"
             raise DataError(what, where=tar.where, do="Unpack it to a plain .tar.")
-    if _number(block[148:156], tar, at) not in (unsigned, signed):
+    difference = sum(summed) - _number(block[148:156], tar, at)
+    if difference and difference != 256 * sum(byte > 127 for byte in summed):
         raise tar.damaged("damaged tar header", at)
 
 
@@ -189,18 +186,17 @@ def _pax_records(data: bytes, tar: TarReader, at: int) -> dict[str, str]:
     return records
 
 
-def _member(block: bytes, size: int, extra: dict[str, str], at: int, tar: TarReader) -> Member:
+def _member(block: bytes, size: int, extra: dict[str, str], at: int) -> Member:
     name = extra.get("path") or _name(block)
     kind = _KINDS.get(block[156:157], "unknown entry")
     if any(key.startswith("GNU.sparse.") for key in extra):
         kind = "sparse file"
     if kind == "file" and name.endswith("/"):
         kind = "folder"  # tars from before POSIX have no type for it
-    if extra.get("size", "").isdigit():
+    if re.fullmatch("[0-9]{1,19}", extra.get("size", "")):
         size = int(extra["size"])
-    return Member(
-        name, kind, at, at + BLOCK, size if kind in ("file", "sparse file", "unknown entry") else 0
-    )
+    has_data = kind in ("file", "sparse file", "unknown entry")
+    return Member(name, kind, at, at + BLOCK, size if has_data else 0)
 
 
 def _name(block: bytes) -> str:

@@ -1,5 +1,4 @@
-"""Indexes anybody's WebDataset: a folder of tars in which the files of a sample share a key and
-stand together.
+"""Indexes anybody's WebDataset: a folder of tars in which the files of a sample share a key and stand together.
 
 Keys and extensions follow webdataset's own rule (`base_plus_ext`): the key ends at the first dot of
 the file name, extensions are compared in lower case, and members that the rule skips are skipped
@@ -78,7 +77,7 @@ def _json_label(text: bytes, key: str) -> int:
         value = json.loads(text)
         for name in key.split("."):
             value = value[name]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f'its .json has no "{key}"') from error
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f'its .json has "{key}": {str(value)[:40]!r}, not a whole number')
@@ -119,16 +118,26 @@ def index_folder(
     tars = sorted(folder.glob("*.tar")) if folder.is_dir() else []
     if not tars:
         raise DataError("no *.tar to index", where=str(folder), do="Name a folder of tar shards.")
-    (folder / MANIFEST).unlink(missing_ok=True)
+    try:
+        (folder / MANIFEST).unlink(missing_ok=True)
+        records, top = _index_all(tars, labels)
+        manifest = Manifest(_names(classes, top, folder), records)
+        write_text_atomically(folder / MANIFEST, manifest.to_json())
+    except OSError as error:
+        what = f"the index cannot be written beside the tars: {error.strerror}"
+        raise DataError(what, where=str(folder), do="Make the folder writable.") from error
+    return manifest
+
+
+def _index_all(tars: list[Path], labels: LabelRule) -> tuple[tuple[ShardRecord, ...], int]:
+    """Write every sidecar; the shards' records and the highest label."""
     records, top = [], -1
     for tar in tars:
         index = index_tar(tar, labels)
         write_index(index, index_path(tar))
         records.append(record_of(tar.name, index))
         top = max(top, int(index.labels.max(initial=0)))
-    manifest = Manifest(_names(classes, top, folder), tuple(records))
-    write_text_atomically(folder / MANIFEST, manifest.to_json())
-    return manifest
+    return tuple(records), top
 
 
 def record_of(name: str, index: ShardIndex) -> ShardRecord:

@@ -175,6 +175,13 @@ def _problem(sample: Sample, keys: set[str], classes: int) -> str:
     return ""
 
 
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=str(path)) from error
+
+
 def _placed(sample: Sample, spool: BinaryIO) -> _Placed:
     key, extension, data, label = sample
     if isinstance(data, Path):
@@ -200,6 +207,6 @@ def _write_tar(path: Path, samples: list[_Placed], spool: BinaryIO) -> None:
 
 def _data_of(sample: _Placed, spool: BinaryIO) -> bytes:
     if sample.file is not None:
-        return sample.file.read_bytes()
+        return _read(sample.file)
     spool.seek(sample.start)
     return spool.read(sample.size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -19,15 +20,18 @@ class Shell:
     logs: Path
     count: int = 0
 
-    def start(self, *words: str) -> tuple[subprocess.Popen[bytes], Path]:
-        """Start `vitscale WORDS...`; the process and its log."""
+    def start(self, *words: str, **environment: str) -> tuple[subprocess.Popen[bytes], Path]:
+        """Start `vitscale WORDS...` with more variables; the process and its log."""
         print(f"  $ vitscale {' '.join(words)}", flush=True)
         self.count += 1
         self.logs.mkdir(parents=True, exist_ok=True)
         log = self.logs / f"{self.count:02d}-{words[0]}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", "vitscale", *words], stdout=file, stderr=file
+                [sys.executable, "-m", "vitscale", *words],
+                stdout=file,
+                stderr=file,
+                env=os.environ | environment,
             )
         return process, log
 

@@ -115,17 +115,14 @@ def _evaluate(shell: Shell, story: Story, results: Results) -> None:
 
 
 def _transfer(shell: Shell, source: Source) -> dict[str, Any]:
-    """Fine-tuned and from scratch: the same recipe, the same number of steps."""
+    """Fine-tuned and from scratch, side by side: the same recipe, the same steps, one core each."""
     data = (f"data.train={source.train}", f"data.held_out={source.held_out}")
-    shell.run(
-        "finetune",
-        FINETUNE,
-        "--from",
-        str(PRETRAINED),
-        f"run.name=finetune-{source.name}",
-        *data,
+    pair = (
+        ("finetune", FINETUNE, "--from", str(PRETRAINED), f"run.name=finetune-{source.name}", *data),
+        ("train", FINETUNE, f"run.name=scratch-{source.name}", *data),
     )
-    shell.run("train", FINETUNE, f"run.name=scratch-{source.name}", *data)
+    for words, started in [(words, shell.start(*words, OMP_NUM_THREADS="1")) for words in pair]:
+        finish(*started, words)
     return {
         "dataset": source.name,
         "finetune": _top1(HOME / f"finetune-{source.name}"),

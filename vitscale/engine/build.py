@@ -13,6 +13,7 @@ from vitscale.engine.local import LocalEngine
 from vitscale.engine.randomness import seed_step
 from vitscale.engine.shards import Piece, Reader, Writer
 from vitscale.engine.zero import ZeroEngine
+from vitscale.faults import point
 from vitscale.model.vit import ViT
 from vitscale.objective import Objective
 from vitscale.place import Place
@@ -43,6 +44,7 @@ class SeededEngine:
 
     def begin(self, step: int) -> None:
         """Start the step that follows `step` finished ones."""
+        point("train.step", self._rank)
         self._engine.model.train()
         seed_step(self._seed, step, self._rank)
 

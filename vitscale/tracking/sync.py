@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitscale.config.redaction import HIDDEN
+from vitscale.config.redaction import HIDDEN, redact_text
 from vitscale.errors import ConfigError, ResourceError
 from vitscale.tracking.journal import FILE_NAME
 from vitscale.tracking.outbox import ShipState
@@ -51,10 +51,10 @@ def sync(
     if not run_to_the_end(shipment, attempts=_ATTEMPTS, pause_s=_PAUSE_S, report=report):
         raise ResourceError(
             "MLflow does not answer",
-            given=target.uri,
+            given=redact_text(target.uri),
             do="Start it, or give another one with --uri, and repeat; nothing is lost.",
         )
-    return Synced(state.run_id or "", target.uri, shipment.points_sent)
+    return Synced(state.run_id or "", redact_text(target.uri), shipment.points_sent)
 
 
 def _state(folder: Path) -> ShipState:

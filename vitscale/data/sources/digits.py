@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -30,7 +31,7 @@ def digits_splits(*, held_out_share: float = 0.2) -> Splits:
         raise ResourceError(
             "scikit-learn is not installed", do="pip install 'vitscale[mlflow]' brings it."
         ) from error
-    digits = load_digits()
+    digits: Any = load_digits()
     numbers = np.arange(len(digits.target))
     held_out = np.floor((numbers + 1) * held_out_share) > np.floor(numbers * held_out_share)
     splits = {"train": _split(digits, numbers[~held_out])}
@@ -39,11 +40,11 @@ def digits_splits(*, held_out_share: float = 0.2) -> Splits:
     return splits
 
 
-def _split(digits, numbers: np.ndarray) -> Split:
+def _split(digits: Any, numbers: np.ndarray) -> Split:
     return Split(CLASSES, _samples(digits, numbers), {"LICENCES.txt": _NOTE})
 
 
-def _samples(digits, numbers: np.ndarray) -> Iterator[Sample]:
+def _samples(digits: Any, numbers: np.ndarray) -> Iterator[Sample]:
     """Images are counts 0 to 16 of set pixels in a 4 x 4 block: scaled to 0 to 255."""
     for number in numbers.tolist():
         pixels = np.rint(digits.images[number] * (255 / 16)).astype(np.uint8)

@@ -1,6 +1,4 @@
-"""Fetches files through the ordinary clients of their makers, into a cache folder, and says all
-that was tried.
-"""
+"""Fetches files through the ordinary clients of their makers, into a cache folder, and says all that was tried."""
 
 from __future__ import annotations
 

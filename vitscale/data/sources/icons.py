@@ -1,5 +1,4 @@
-"""Icons as a small stand-in for a large, noisy web corpus: the npm package `@iconify/json`, 238
-sets by many artists.
+"""Icons as a small stand-in for a large, noisy web corpus: the npm package `@iconify/json`, 238 sets by many artists.
 
 The label is the icon's name where at least `min_sets` sets draw it: "home", "trash", "wifi". Held
 out are whole sets, and all sets of an author together, since sets of one author share drawings.
@@ -94,6 +93,8 @@ def make_plan(tarball: Path, min_sets: int, held_out_sets: int, seed: int) -> Ic
     """Choose classes and held-out sets; classes without a training icon are dropped."""
     collections = _allowed_collections(tarball)
     names = {prefix: sorted(icons["icons"]) for prefix, icons in _sets(tarball, collections)}
+    if lost := sorted(collections.keys() - names.keys()):
+        raise _damaged(tarball, f"it lists sets that it does not hold: {', '.join(lost[:5])}")
     drawn = Counter(name for in_set in names.values() for name in in_set)
     frequent = {name for name, count in drawn.items() if count >= min_sets}
     sizes = {prefix: len(frequent.intersection(in_set)) for prefix, in_set in names.items()}
@@ -111,10 +112,10 @@ def make_plan(tarball: Path, min_sets: int, held_out_sets: int, seed: int) -> Ic
 
 
 def _allowed_collections(tarball: Path) -> dict[str, Any]:
-    """`collections.json` without the sets whose licence forbids this use; sets it does not list are
-    out.
-    """
-    listed = next(_members(tarball, "package/collections.json"))
+    """`collections.json` without the sets whose licence forbids this use; sets it does not list are out."""
+    listed = next(_members(tarball, "package/collections.json"), None)
+    if listed is None:
+        raise _damaged(tarball, "it has no collections.json")
     return {prefix: facts for prefix, facts in listed.items() if _is_allowed(facts)}
 
 
@@ -131,9 +132,7 @@ def _is_allowed(facts: dict[str, Any]) -> bool:
 def _choose_held_out(
     collections: dict[str, Any], sizes: dict[str, int], wanted: int, seed: int
 ) -> frozenset[str]:
-    """Whole authors in random order while their sets still fit into `wanted`; sets too small to
-    score stay.
-    """
+    """Whole authors in random order while their sets still fit into `wanted`; sets too small to score stay."""
     by_author: dict[str, list[str]] = defaultdict(list)
     for prefix in sorted(sizes):
         by_author[collections[prefix].get("author", {}).get("name", prefix)].append(prefix)
@@ -159,9 +158,12 @@ def _members(tarball: Path, start: str) -> Iterator[dict[str, Any]]:
                 if file is not None:
                     yield json.load(file)
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        raise DataError(
-            f"the package is damaged: {error}", where=str(tarball), do="Remove it and run again."
-        ) from error
+        raise _damaged(tarball, str(error)) from error
+
+
+def _damaged(tarball: Path, why: str) -> DataError:
+    what = f"the package is damaged: {why}"
+    return DataError(what, where=str(tarball), do="Remove it and run again.")
 
 
 def _sets(tarball: Path, allowed: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -193,9 +195,7 @@ def _samples(
 
 
 def svg_of(icons: dict[str, Any], name: str) -> str:
-    """The whole SVG of an icon; sizes and origin not given with it are those of its set, then 16
-    and 0.
-    """
+    """The whole SVG of an icon; sizes and origin not given with it are those of its set, then 16 and 0."""
     icon = icons["icons"][name]
 
     def value(key: str, default: float) -> float:

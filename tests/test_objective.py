@@ -1,0 +1,40 @@
+"""Losses against torch's dense forms; masked slots count for nothing."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vitscale.objective import make_objective
+
+LOGITS = torch.randn(6, 9, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 3, 8, 8, 1, 2])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_softmax_is_cross_entropy(smoothing):
+    found = make_objective("softmax", smoothing)(LOGITS, LABELS)
+    torch.testing.assert_close(found, F.cross_entropy(LOGITS, LABELS, label_smoothing=smoothing))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_sigmoid_is_binary_cross_entropy_summed_over_classes(smoothing):
+    targets = F.one_hot(LABELS, 9).float() * (1 - smoothing) + smoothing / 9
+    wanted = F.binary_cross_entropy_with_logits(LOGITS, targets, reduction="none").sum(1).mean()
+    torch.testing.assert_close(make_objective("sigmoid", smoothing)(LOGITS, LABELS), wanted)
+
+
+@pytest.mark.parametrize("name", ["softmax", "sigmoid"])
+def test_a_masked_slot_adds_nothing_and_the_divisor_stays(name):
+    objective = make_objective(name, 0.1)
+    masked = LABELS.clone()
+    masked[[1, 4]] = -1
+    kept = [0, 2, 3, 5]
+    logits = LOGITS.clone().requires_grad_()
+    loss = objective(logits, masked)
+    torch.testing.assert_close(loss, objective(LOGITS[kept], LABELS[kept]) * 4 / 6)
+    loss.backward()
+    assert torch.count_nonzero(logits.grad[[1, 4]]) == 0
+
+
+def test_bf16_logits_are_judged_in_float32():
+    assert make_objective("softmax", 0.0)(LOGITS.bfloat16(), LABELS).dtype == torch.float32
