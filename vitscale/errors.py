@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 STOPPED_EXIT_CODE = 75
 
@@ -24,7 +25,7 @@ class VitscaleError(Exception):
         self.what, self.where, self.given, self.do = what, where, given, do
         super().__init__(str(self))
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (type(self), self.what, self.where, self.given, self.do))
 
     def __str__(self) -> str:
@@ -73,7 +74,9 @@ class ResourceError(VitscaleError):
     exit_code = 2
 
 
-def _rebuild(kind, what, where, given, do):
+def _rebuild(
+    kind: type[VitscaleError], what: str, where: str, given: object, do: str
+) -> VitscaleError:
     return kind(what, where=where, given=given, do=do)
 
 

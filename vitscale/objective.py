@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MASKED = -1
+from vitscale.config.dataset import MASKED
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 

@@ -33,7 +33,7 @@ def place_of(environment: Mapping[str, str] | None = None) -> Place:
         ConfigError: a value is not a whole number, or the rank is not below the world size.
     """
     env = os.environ if environment is None else environment
-    numbers = {}
+    numbers: dict[str, int] = {}
     for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("GROUP_RANK", 0)):
         text = env.get(name, str(default))
         if not text.isdigit():

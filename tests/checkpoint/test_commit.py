@@ -144,7 +144,11 @@ def test_retention_keeps_the_newest_and_leaves_what_is_no_commit(tmp_path):
     (tmp_path / "step-00000099").mkdir()
     gone = keep_newest(tmp_path, 2)
     assert [path.name for path in gone] == ["step-00000001"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000003", "step-00000099"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "step-00000002",
+        "step-00000003",
+        "step-00000099",
+    ]
 
 
 def test_debris_of_an_interrupted_deletion_goes_with_the_next_save(tmp_path):

@@ -22,7 +22,7 @@ def test_every_key_has_a_help_text_and_a_type_in_words(key):
         ("train.batch", "whole number", ">= 1", "required"),
         ("train.duration", "duration", "", "required"),
         ("optim.warmup", "duration", "", '"0 steps"'),
-        ("optim.clip_norm", "number | null", "> 0", "1.0"),
+        ("optim.clip_norm", 'number | "off"', "> 0", "1.0"),
         ("data.flip", "true | false", "", "true"),
         ("data.crop_area", "[number, number]", "", "[0.05, 1.0]"),
         ("model.image_px", "whole number | [whole number, whole number]", "", "224"),

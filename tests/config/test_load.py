@@ -71,7 +71,7 @@ def test_every_key_knows_where_it_was_set(tmp_path):
         ("optim.lr=1e-3", "optim", "lr", 1e-3),
         ("data.flip=false", "data", "flip", False),
         ("optim.betas=[0.8, 0.95]", "optim", "betas", (0.8, 0.95)),
-        ("optim.clip_norm=null", "optim", "clip_norm", None),
+        ("optim.clip_norm=off", "optim", "clip_norm", "off"),
         ("model.variant=L/14", "model", "variant", "L/14"),
         ("model.image_px=[224, 448]", "model", "image_px", (224, 448)),
         ("optim.warmup=5%", "optim", "warmup", Duration(5, "%")),
@@ -165,7 +165,7 @@ def test_paths_become_absolute_from_the_working_folder(tmp_path):
 def test_a_saved_recipe_is_read_back_equal(tmp_path):
     path = write_recipe(tmp_path / "r.toml", init__weights="w", optim__warmup="5%")
     recipe = load_recipe(
-        path, ["optim.clip_norm=null", "model.image_px=[32, 64]", "model.variant=mu/8"]
+        path, ["optim.clip_norm=off", "model.image_px=[32, 64]", "model.variant=mu/8"]
     )
     again = Recipe.from_json(recipe.to_json())
     assert again.config == recipe.config

@@ -70,7 +70,7 @@ def test_an_index_cut_anywhere_is_refused(tmp_path):
 
 
 def test_a_missing_index_says_how_to_make_one(tmp_path):
-    with pytest.raises(DataError, match="No such file.*vitscale shards index"):
+    with pytest.raises(DataError, match=r"No such file.*vitscale shards index"):
         read_index(tmp_path / "none.vsidx")
 
 

@@ -58,7 +58,13 @@ def make_engine(case: dict[str, Any], ranks: Ranks) -> tuple[SeededEngine, Plan]
     if case["kind"] == "local":
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         engine: Any = LocalEngine(
-            model, objective, optim, device=device, dtype=dtype, accumulation=accumulation, world=world
+            model,
+            objective,
+            optim,
+            device=device,
+            dtype=dtype,
+            accumulation=accumulation,
+            world=world,
         )
     else:
         engine = ZeroEngine(model, objective, config, optim, plan, device=device)
@@ -75,7 +81,9 @@ def train_steps(engine: Any, plan: Plan, rank: int, steps: range) -> list[tuple[
         losses = []
         for index, micro in enumerate(
             zip(
-                images[own].split(plan.micro_batch), labels[own].split(plan.micro_batch), strict=True
+                images[own].split(plan.micro_batch),
+                labels[own].split(plan.micro_batch),
+                strict=True,
             )
         ):
             losses.append(float(engine.accumulate(*micro, last=index == plan.accumulation - 1)))
@@ -101,8 +109,11 @@ def master_weights(engine: Any, case: dict[str, Any]) -> dict[str, torch.Tensor]
         return engine.masters
     if case["stage"] == 0 and case.get("precision") == "bf16":
         wrapper = engine.engine.optimizer
-        pairs = zip(sum(wrapper.fp16_groups, []), sum(wrapper.fp32_groups, []), strict=True)
-        masters = {id(low): high.detach() for low, high in pairs}
+        masters = {
+            id(low): high.detach()
+            for lows, highs in zip(wrapper.fp16_groups, wrapper.fp32_groups, strict=True)
+            for low, high in zip(lows, highs, strict=True)
+        }
         return {name: masters[id(p)] for name, p in engine.model.named_parameters()}
     if case["stage"] == 0:
         return {name: p.detach() for name, p in engine.model.named_parameters()}
@@ -125,7 +136,11 @@ def resumed(cases: list[dict[str, Any]], folder: str) -> list[dict[str, Any]]:
         shapes = {n: list(p.shape) for n, p in build_model(SHAPE, seed=1).named_parameters()}
         facts = {"step": 3, "images": 48, "world": 2, "shape": SHAPE.as_json(), "shapes": shapes}
         path = commit(
-            checkpoints, facts, lambda writer, e=first: e.save(writer, rank), ranks, expected_bytes=1
+            checkpoints,
+            facts,
+            lambda writer, e=first: e.save(writer, rank),
+            ranks,
+            expected_bytes=1,
         )
         truth = master_weights(first, case)
         read = load_weights(path).tensors

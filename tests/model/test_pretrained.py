@@ -57,9 +57,21 @@ def test_resampling_is_bilinear_with_the_corners_held():
     positions = torch.randn(1, 1 + 3 * 4, 5)
     found = resample_positions(positions, (3, 4), (6, 5))
     grid = positions[0, 1:].reshape(3, 4, 5).numpy()
-    rows = np.stack([[np.interp(np.linspace(0, 2, 6), range(3), grid[:, j, d]) for d in range(5)] for j in range(4)])
-    wanted = np.stack([[np.interp(np.linspace(0, 3, 5), range(4), rows[:, d, i]) for d in range(5)] for i in range(6)])
-    np.testing.assert_allclose(found[0, 1:].reshape(6, 5, 5).numpy(), wanted.transpose(0, 2, 1), atol=1e-5)
+    rows = np.stack(
+        [
+            [np.interp(np.linspace(0, 2, 6), range(3), grid[:, j, d]) for d in range(5)]
+            for j in range(4)
+        ]
+    )
+    wanted = np.stack(
+        [
+            [np.interp(np.linspace(0, 3, 5), range(4), rows[:, d, i]) for d in range(5)]
+            for i in range(6)
+        ]
+    )
+    np.testing.assert_allclose(
+        found[0, 1:].reshape(6, 5, 5).numpy(), wanted.transpose(0, 2, 1), atol=1e-5
+    )
     assert torch.equal(found[:, :1], positions[:, :1])
 
 

@@ -30,7 +30,9 @@ def test_parameters_and_multiply_adds_are_those_of_the_published_table(variant):
 
 
 # Images and exaFLOPs of pretraining on JFT: arXiv 2010.11929, table 6.
-@pytest.mark.parametrize(("variant", "images", "exaflops"), [("B/16", 7, 224), ("L/16", 7, 783), ("H/14", 14, 4262)])
+@pytest.mark.parametrize(
+    ("variant", "images", "exaflops"), [("B/16", 7, 224), ("L/16", 7, 783), ("H/14", 14, 4262)]
+)
 def test_training_flops_reproduce_table_6_of_the_paper(variant, images, exaflops):
     shape = ModelConfig(variant=variant).shape(1)
     assert train_flops(shape) * images * 303e6 / 1e18 == pytest.approx(exaflops, rel=0.004)

@@ -62,7 +62,9 @@ class TorchEncoder(nn.Module):
 def test_logits_equal_those_of_torchs_own_encoder(stride):
     model = trained_like(shape_with(stride=stride))
     images = torch.randn(2, 3, 12, 16)
-    torch.testing.assert_close(model(images), TorchEncoder(model).eval()(images), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        model(images), TorchEncoder(model).eval()(images), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("stride", [2, 3, 4])
@@ -71,8 +73,12 @@ def test_the_projection_is_a_convolution_and_a_linear_map_of_unfolded_patches(st
     images = torch.randn(2, 3, 13, 16)
     unfolded = torch.nn.functional.unfold(images, 4, stride=stride).transpose(1, 2)
     linear = unfolded @ embed.projection.weight.flatten(1).T + embed.projection.bias
-    torch.testing.assert_close(embed(images[..., : 13 // 4 * 4, :] if stride == 4 else images),
-                               linear, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        embed(images[..., : 13 // 4 * 4, :] if stride == 4 else images),
+        linear,
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 def test_patches_are_cut_row_by_row():
@@ -89,7 +95,9 @@ def test_a_new_classifier_says_nothing_yet():
     assert torch.equal(biased(torch.randn(2, 3, 12, 16)), torch.full((2, 7), -10.0))
 
 
-@pytest.mark.parametrize("changes", [{}, {"pooling": "gap"}, {"representation": True}, {"positions": "none"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"pooling": "gap"}, {"representation": True}, {"positions": "none"}]
+)
 def test_features_end_in_the_logits_of_a_plain_call(changes):
     model = trained_like(shape_with(**changes))
     images = torch.randn(2, 3, 12, 16)
@@ -97,7 +105,15 @@ def test_features_end_in_the_logits_of_a_plain_call(changes):
     assert torch.equal(named["logits"], model(images))
     assert named["pre_logits"].shape == (2, 32)
     assert named["block02"].shape == (2, model.shape.tokens, 32)
-    assert list(named) == ["embedded", "block00", "block01", "block02", "encoded", "pre_logits", "logits"]
+    assert list(named) == [
+        "embedded",
+        "block00",
+        "block01",
+        "block02",
+        "encoded",
+        "pre_logits",
+        "logits",
+    ]
 
 
 def test_without_positions_the_order_of_patches_does_not_matter():

@@ -58,7 +58,9 @@ def test_asking_for_apex_on_a_cpu_says_why_it_cannot_run():
         choose_ops("apex", "auto", device=torch.device("cpu"), dtype=torch.float32)
 
 
-@pytest.mark.parametrize(("dtype", "wanted"), [(torch.float32, "sdpa"), (torch.bfloat16, "explicit")])
+@pytest.mark.parametrize(
+    ("dtype", "wanted"), [(torch.float32, "sdpa"), (torch.bfloat16, "explicit")]
+)
 def test_auto_takes_the_faster_attention_of_a_cpu_and_says_so(dtype, wanted):
     ops = choose_ops("auto", "auto", device=torch.device("cpu"), dtype=dtype)
     assert ops.attention.__name__ == wanted

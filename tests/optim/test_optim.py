@@ -59,7 +59,9 @@ def test_one_adamw_step_is_the_papers_formula():
 def test_nothing_moves_before_a_rate_is_set():
     weight = torch.nn.Parameter(torch.ones(2))
     for name in ("adamw", "sgd"):
-        optimizer = make_optimizer(OptimConfig(optimizer=name), [{"params": [weight], "weight_decay": 0.1}])
+        optimizer = make_optimizer(
+            OptimConfig(optimizer=name), [{"params": [weight], "weight_decay": 0.1}]
+        )
         weight.grad = torch.ones(2)
         optimizer.step()
     assert torch.equal(weight.data, torch.ones(2))

@@ -54,9 +54,10 @@ def find_commit(path: Path) -> Found:
     for folder in folders:
         try:
             manifest = read_manifest(folder)
-            problems = damage(folder, manifest.files)
         except ValueError as error:
-            problems = [str(error)]
+            rejected.append(f"{folder.name}: {error}")
+            continue
+        problems = damage(folder, manifest.files)
         if not problems:
             return Found(folder, manifest)
         rejected.append(f"{folder.name}: {'; '.join(problems)}")

@@ -78,6 +78,7 @@ class Manifest:
 
 
 def step_folder(checkpoints: Path, step: int) -> Path:
+    """Where the commit of `step` lies; eight digits, so that names sort as numbers do."""
     return checkpoints / f"step-{step:08d}"
 
 
@@ -121,6 +122,7 @@ def _damage_of(path: Path, file: FileRecord, deep: bool) -> str:
 
 
 def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):

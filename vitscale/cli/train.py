@@ -29,6 +29,8 @@ def run_here(recipe: Recipe, *, resume: str, as_json: bool) -> int:
     """Hand the recipe to the worker in this process and print its reply once per job."""
     from vitscale.train import worker
 
+    if place_of().is_first:
+        (recipe.config.folder / "STOP").unlink(missing_ok=True)  # a request to an earlier start
     reply = worker.run({"recipe": recipe.to_json(), "resume": resume})
     if place_of().is_first:
         print_reply(reply, as_json=as_json)

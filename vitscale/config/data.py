@@ -27,17 +27,17 @@ class DataConfig(Section):
     flip: bool = True
     """Mirror left-right with probability one half."""
 
-    lanes: int = Field(64, ge=1)
+    lanes: int = Field(default=64, ge=1)
     """Parts of the corpus that are read side by side; more lanes shuffle better and open more shards."""
 
-    window: int = Field(4096, ge=1)
+    window: int = Field(default=4096, ge=1)
     """Samples of a lane that are shuffled among each other; this bounds the reader's memory."""
 
-    threads: int = Field(2, ge=1)
+    threads: int = Field(default=2, ge=1)
     """Threads a rank that read and decode."""
 
-    prefetch: int = Field(4, ge=1)
+    prefetch: int = Field(default=4, ge=1)
     """Micro-batches prepared ahead by each rank."""
 
-    bad_image_limit: float = Field(1e-4, ge=0, le=1)
+    bad_image_limit: float = Field(default=1e-4, ge=0, le=1)
     """Share of images that may fail to decode before the run stops; each is named and masked."""

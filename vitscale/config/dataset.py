@@ -18,6 +18,7 @@ from vitscale.errors import DataError
 MANIFEST = "manifest.json"
 FORMAT = "vitscale-shards"
 VERSION = 1
+MASKED = -1  # the label of a slot whose image could not be used
 _MAKE_ONE = "Make one with `vitscale shards pack`, or `vitscale shards index` for existing tars."
 
 

@@ -27,7 +27,7 @@ class EngineConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU where there is one."""
 
-    timeout_s: int = Field(600, ge=1)
+    timeout_s: int = Field(default=600, ge=1)
     """Seconds after which a collective that some rank never joins is an error."""
 
     @property

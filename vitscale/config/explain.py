@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -91,11 +92,18 @@ def _kind(annotation: Any) -> str:
 def _bounds(field: FieldInfo) -> str:
     """`>= 0, < 1` and the like."""
     found: list[str] = []
-    for rule in field.metadata:
+    for rule in (*field.metadata, *_rules_of_choices(field.annotation)):
         found += [f"{sign} {getattr(rule, n)}" for n, sign in _BOUNDS.items() if hasattr(rule, n)]
         if pattern := getattr(rule, "pattern", None):
             found.append(f"matches {pattern}")
     return ", ".join(found)
+
+
+def _rules_of_choices(annotation: Any) -> Iterator[Any]:
+    """Bounds of the members of a union, such as those of the number in `number | "off"`."""
+    for choice in get_args(annotation):
+        for extra in getattr(choice, "__metadata__", ()):
+            yield from getattr(extra, "metadata", ())
 
 
 def _default(field: FieldInfo) -> str:

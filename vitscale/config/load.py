@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -81,10 +81,10 @@ def _layers(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str
             "a recipe is its own base", where=str(path), do="Break the circle of `base`."
         )
     table = read_toml(path)
-    bases = table.pop("base", [])
+    bases: Any = table.pop("base", [])
     if not isinstance(bases, list):
         raise ConfigError("`base` must be a list of files", where=str(path), given=repr(bases))
-    for base in bases:
+    for base in cast("list[str]", bases):
         yield from _layers(path.parent / base, (*seen, path.resolve()))
     yield path, table
 
@@ -112,10 +112,9 @@ def merge(
         *tables, leaf = key.split(".")
         place = into
         for name in tables:
-            below = place.setdefault(name, {})
-            if not isinstance(below, dict):
-                below = place[name] = {}
-            place = below
+            if not isinstance(place.get(name), dict):
+                place[name] = {}
+            place = cast("dict[str, Any]", place[name])
         place[leaf] = value
         sources[key] = source
 
@@ -123,7 +122,7 @@ def merge(
 def _flatten(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in table.items():
         if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from _flatten(cast("dict[str, Any]", value), f"{prefix}{key}.")
         else:
             yield prefix + key, value
 
@@ -148,14 +147,12 @@ def parse_override(text: str) -> dict[str, Any]:
 def _make_absolute(values: dict[str, Any]) -> None:
     for key in _PATHS:
         section, name = key.split(".")
-        table = values.get(section)
-        if (
-            isinstance(table, dict)
-            and isinstance(table.get(name), str)
-            and "://" not in table[name]
-        ):
-            table[name] = str(Path(table[name]).expanduser().absolute())
-    run = values.get("run")
+        found: Any = values.get(section)
+        table = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+        path = table.get(name)
+        if isinstance(path, str) and "://" not in path:
+            table[name] = str(Path(path).expanduser().absolute())
+    run: Any = values.get("run")
     if isinstance(run, dict) and "home" not in run:
         run["home"] = str(Path("runs").absolute())
 

@@ -73,7 +73,9 @@ class Shape:
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Shape:
         """Read what `as_json` wrote."""
-        return cls(**{**record, "image": tuple(record["image"])})
+        height, width = record["image"]
+        numbers: dict[str, Any] = {**record, "image": (height, width)}
+        return cls(**numbers)
 
 
 def grid_of(image_px: int, patch_px: int, stride_px: int) -> int:
@@ -126,19 +128,19 @@ class ModelConfig(Section):
     variant: str = "B/16"
     """Preset, patch size and optional stride: "B/16", "L/14", or "B/16s12" for overlapping patches."""
 
-    image_px: int | tuple[int, int] = Field(224)
+    image_px: int | tuple[int, int] = Field(default=224)
     """Side of the square input in pixels, or [height, width]."""
 
-    width: int | None = Field(None, ge=1)
+    width: int | None = Field(default=None, ge=1)
     """Token width; the variant's where not given."""
 
-    depth: int | None = Field(None, ge=1)
+    depth: int | None = Field(default=None, ge=1)
     """Encoder blocks; the variant's where not given."""
 
-    mlp: int | None = Field(None, ge=1)
+    mlp: int | None = Field(default=None, ge=1)
     """Hidden width of the MLP; the variant's where not given."""
 
-    heads: int | None = Field(None, ge=1)
+    heads: int | None = Field(default=None, ge=1)
     """Attention heads; the variant's where not given."""
 
     positions: Positions = "learned"
@@ -150,16 +152,16 @@ class ModelConfig(Section):
     representation: bool = False
     """Add the paper's pre-training head: a hidden tanh layer of the token width before the classifier."""
 
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout after the position encodings and every dense layer except the q, k, v projection (paper, B.1)."""
 
-    drop_path: float = Field(0.0, ge=0, lt=1)
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
     """Stochastic depth of the last block; earlier blocks rise linearly from 0 (arXiv 1603.09382)."""
 
     head_bias: float = 0.0
     """Initial bias of the classifier; -10 suits sigmoid losses over 21k classes."""
 
-    classes: int | None = Field(None, ge=1)
+    classes: int | None = Field(default=None, ge=1)
     """Outputs of the classifier; taken from the training set where not given."""
 
     @field_validator("variant")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -16,26 +17,31 @@ class OptimConfig(Section):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW (arXiv 1711.05101), or SGD with momentum as in the paper's fine-tuning."""
 
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0)
     """Peak learning rate."""
 
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay of AdamW's first and second moment."""
 
-    eps: float = Field(1e-8, gt=0)
+    eps: float = Field(default=1e-8, gt=0)
     """AdamW's denominator offset."""
 
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD."""
 
-    weight_decay: float = Field(0.1, ge=0)
+    weight_decay: float = Field(default=0.1, ge=0)
     """Multiplied by the learning rate, as in torch; kernels only, never biases, norms, CLS or positions."""
 
-    clip_norm: float | None = Field(1.0, gt=0)
-    """Largest global gradient norm; null never clips."""
+    clip_norm: Annotated[float, Field(gt=0)] | Literal["off"] = 1.0
+    """Largest global gradient norm; "off" never clips."""
 
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Shape of the learning rate after the warmup; cosine and linear end at zero."""
 
     warmup: DurationField = Duration(0, "steps")
     """Linear warmup from zero."""
+
+    @property
+    def largest_norm(self) -> float:
+        """The norm gradients are clipped to; infinite where they are not."""
+        return math.inf if self.clip_norm == "off" else self.clip_norm

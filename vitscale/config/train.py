@@ -19,7 +19,7 @@ class RunSection(Section):
     home: str = "runs"
     """Folder that holds all runs and the MLflow store; shared by all nodes."""
 
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Decides initial weights, sample order, augmentation and dropout."""
 
 
@@ -38,7 +38,7 @@ class TrainConfig(Section):
     objective: Literal["softmax", "sigmoid"] = "softmax"
     """Softmax cross-entropy, or sigmoid cross-entropy summed over classes (i21k, JFT)."""
 
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Probability mass spread evenly over all classes."""
 
     log_every: DurationField = Duration(50, "steps")
@@ -61,7 +61,7 @@ class CheckpointConfig(Section):
     every: DurationField = Duration(1000, "steps")
     """How often a checkpoint is committed; the last step always is."""
 
-    keep: int = Field(2, ge=1)
+    keep: int = Field(default=2, ge=1)
     """Newest commits that are kept; older ones go after a newer commit."""
 
 
@@ -71,7 +71,7 @@ class EvaluateConfig(Section):
     every: DurationField | None = None
     """How often the held-out set is scored during training; at the end always, where there is one."""
 
-    batch: int = Field(256, ge=1)
+    batch: int = Field(default=256, ge=1)
     """Images per forward pass of an evaluation on one device."""
 
 

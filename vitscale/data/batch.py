@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from vitscale.config.dataset import MASKED
 from vitscale.data.bad_images import BadImage
 from vitscale.data.decode import decode
 from vitscale.data.order import Slots
 from vitscale.data.shards import ShardSet
 
-MASKED = -1
 """Label of a slot whose image could not be used; its pixels are zero."""
 _TASKS_PER_THREAD = 2
 

@@ -65,7 +65,10 @@ def prepare(wanted: Story, shell: Shell) -> Story:
         except CommandFailed as error:
             if story is OFFLINE:
                 raise
-            print(f"  {story.pretrain.title} cannot be had here: {error.output.splitlines()[-1]}", flush=True)
+            print(
+                f"  {story.pretrain.title} cannot be had here: {error.output.splitlines()[-1]}",
+                flush=True,
+            )
             print("  going on with a smaller set", flush=True)
     raise AssertionError("the loop returns or raises")
 

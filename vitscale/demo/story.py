@@ -118,7 +118,14 @@ def _transfer(shell: Shell, source: Source) -> dict[str, Any]:
     """Fine-tuned and from scratch, side by side: the same recipe, the same steps, one core each."""
     data = (f"data.train={source.train}", f"data.held_out={source.held_out}")
     pair = (
-        ("finetune", FINETUNE, "--from", str(PRETRAINED), f"run.name=finetune-{source.name}", *data),
+        (
+            "finetune",
+            FINETUNE,
+            "--from",
+            str(PRETRAINED),
+            f"run.name=finetune-{source.name}",
+            *data,
+        ),
         ("train", FINETUNE, f"run.name=scratch-{source.name}", *data),
     )
     for words, started in [(words, shell.start(*words, OMP_NUM_THREADS="1")) for words in pair]:
@@ -157,7 +164,10 @@ def _close(summary: dict[str, Any]) -> None:
 def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     pretrain = summary["pretrain"]
     rows = [
-        (f"{summary['dataset']} held-out top-1 / top-5", _percent(pretrain["top1"], pretrain["top5"]))
+        (
+            f"{summary['dataset']} held-out top-1 / top-5",
+            _percent(pretrain["top1"], pretrain["top5"]),
+        )
     ]
     for name, scores in summary["fewshot"].items():
         shown = ", ".join(f"{shots} {_percent(one['mean'])}" for shots, one in scores.items())

@@ -48,7 +48,10 @@ class Watch:
         pid = json.loads((self._attempts()[-1] / "rank-00001.json").read_text())["pid"]
         os.kill(pid, signal.SIGKILL)
         self.killed_at_s = time.monotonic()
-        print(f"\n  killed worker 1 (process {pid}) with SIGKILL; Ray starts the ranks again", flush=True)
+        print(
+            f"\n  killed worker 1 (process {pid}) with SIGKILL; Ray starts the ranks again",
+            flush=True,
+        )
 
     def _look_for_return(self) -> None:
         assert self.killed_at_s is not None

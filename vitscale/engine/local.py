@@ -36,7 +36,7 @@ class LocalEngine:
         self.masters = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         self.model.to(dtype)
         self.device, self.dtype = device, dtype
-        self.objective, self.clip_norm = objective, optim.clip_norm
+        self.objective, self.largest_norm = objective, optim.largest_norm
         self.accumulation, self.world = accumulation, world
         self.optimizer = make_optimizer(optim, self._groups(optim))
 
@@ -61,9 +61,9 @@ class LocalEngine:
         self._average_gradients()
         masters = list(self.masters.values())
         for master, parameter in zip(masters, self.model.parameters(), strict=True):
-            master.grad = parameter.grad.to(master.dtype)
+            master.grad = _gradient(parameter).to(master.dtype)
             parameter.grad = None
-        norm = nn.utils.clip_grad_norm_(masters, self.clip_norm or float("inf"))
+        norm = nn.utils.clip_grad_norm_(masters, self.largest_norm)
         if torch.isfinite(norm):
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
@@ -75,14 +75,13 @@ class LocalEngine:
         if self.world == 1:
             return
         for parameter in self.model.parameters():
-            dist.all_reduce(parameter.grad)
-            parameter.grad /= self.world
+            gradient = _gradient(parameter)
+            dist.all_reduce(gradient)
+            gradient /= self.world
 
     @torch.no_grad()
     def _publish(self) -> None:
-        for master, parameter in zip(
-            self.masters.values(), self.model.parameters(), strict=True
-        ):
+        for master, parameter in zip(self.masters.values(), self.model.parameters(), strict=True):
             parameter.copy_(master)
 
     def save(self, writer: Writer, rank: int) -> dict[str, list[Piece]]:
@@ -105,3 +104,8 @@ class LocalEngine:
 
     def close(self) -> None:
         """Nothing to end."""
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None, "a parameter took no part in the loss"
+    return parameter.grad

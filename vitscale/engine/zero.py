@@ -43,7 +43,7 @@ class ZeroEngine:
         assert config.stage is not None, "the local engine has no stage"
         self.stage, self.device = config.stage, device
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        self.objective, self.clip_norm = objective, optim.clip_norm
+        self.objective, self.largest_norm = objective, optim.largest_norm
         self.plain = self.stage == 0 and self.dtype == torch.float32
         join_alone(device)
         model = model.to(device)
@@ -84,7 +84,7 @@ class ZeroEngine:
     def _plain_step(self) -> Tensor:
         """Stage 0 in float32 is torch's optimizer on averaged gradients; DeepSpeed keeps no norm."""
         parameters = list(self.engine.module.parameters())
-        norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm or float("inf"))
+        norm = nn.utils.clip_grad_norm_(parameters, self.largest_norm)
         if torch.isfinite(norm):
             self.engine.step()
         self.engine.zero_grad()
@@ -172,7 +172,8 @@ def _deepspeed_config(
     return {
         "train_micro_batch_size_per_gpu": plan.micro_batch,
         "gradient_accumulation_steps": plan.accumulation,
-        "gradient_clipping": 0.0 if clips_itself else optim.clip_norm or 0.0,
+        # DeepSpeed's word for "never" is 0.
+        "gradient_clipping": 0.0 if clips_itself or optim.clip_norm == "off" else optim.clip_norm,
         "zero_optimization": {"stage": stage},
         "bf16": {"enabled": config.precision == "bf16"},
         "zero_allow_untested_optimizer": True,
@@ -245,7 +246,7 @@ def _adapter(shards: _Shards) -> Any:
         def load(self, path, map_location=None):
             return shards.load(path)
 
-        def commit(self, info):
+        def commit(self, info):  # pyright: ignore[reportIncompatibleMethodOverride] DeepSpeed wants True
             return True
 
     return Adapter()

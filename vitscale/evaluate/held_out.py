@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from vitscale.config.dataset import MASKED
 from vitscale.data.device import normalise
 from vitscale.data.loader import scan
 from vitscale.data.shards import ShardSet
 from vitscale.errors import DataError
 from vitscale.evaluate.inference import answering
-from vitscale.objective import MASKED, sigmoid_losses, softmax_losses
+from vitscale.objective import sigmoid_losses, softmax_losses
 from vitscale.place import Place
 
 _SUMS = 5  # images, bad, top-1 hits, top-5 hits, loss

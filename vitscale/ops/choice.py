@@ -27,6 +27,7 @@ class Ops:
 
 
 def torch_norm(width: int) -> nn.Module:
+    """LayerNorm in plain torch."""
     return nn.LayerNorm(width, eps=LAYER_NORM_EPS)
 
 

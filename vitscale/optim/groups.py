@@ -38,6 +38,4 @@ def make_optimizer(config: OptimConfig, groups: Iterable[dict[str, Any]]) -> tor
     """
     if config.optimizer == "sgd":
         return torch.optim.SGD(list(groups), lr=0.0, momentum=config.momentum)
-    return torch.optim.AdamW(
-        list(groups), lr=0.0, betas=config.betas, eps=config.eps, fused=True
-    )
+    return torch.optim.AdamW(list(groups), lr=0.0, betas=config.betas, eps=config.eps, fused=True)

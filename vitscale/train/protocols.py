@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from vitscale.train.progress import Progress
 
@@ -12,8 +12,11 @@ from vitscale.train.progress import Progress
 class MicroBatch(Protocol):
     """One forward pass of one device: images uint8 [B, 3, H, W], labels int64 [B], -1 where masked."""
 
-    images: Any
-    labels: Any
+    @property
+    def images(self) -> Any: ...
+
+    @property
+    def labels(self) -> Any: ...
 
 
 class Loader(Protocol):
@@ -69,4 +72,4 @@ class Tracker(Protocol):
 
     def artifact(self, path: Path, folder: str = "") -> None: ...
 
-    def close(self, status: str) -> None: ...
+    def close(self, status: Literal["FINISHED", "KILLED", "FAILED"]) -> None: ...

@@ -15,6 +15,7 @@ from vitscale.checkpoint.weights import load_weights
 from vitscale.config.load import Recipe
 from vitscale.config.model import Shape
 from vitscale.config.plan import Plan, make_plan
+from vitscale.config.redaction import redact_table
 from vitscale.config.run import RunConfig
 from vitscale.data.loader import TrainLoader
 from vitscale.data.shards import ShardSet, open_shards
@@ -31,7 +32,7 @@ from vitscale.ops.apex import find_apex, refuse_wrong_apex
 from vitscale.ops.choice import choose_ops
 from vitscale.optim.schedule import make_schedule
 from vitscale.place import Place
-from vitscale.tracking.build import make_tracker
+from vitscale.tracking.build import Status, make_tracker
 from vitscale.train.loop import Run
 from vitscale.train.meters import Window
 from vitscale.train.progress import Progress
@@ -69,7 +70,7 @@ def check_machine(config: RunConfig, place: Place) -> torch.device:
     return pick_device(config.engine.device, place)
 
 
-def build_run(attempt: Attempt) -> tuple[Run, Callable[[str], None]]:
+def build_run(attempt: Attempt) -> tuple[Run, Callable[[Status], None]]:
     """The run, and a function that closes it with an MLflow status.
 
     Raises:
@@ -121,7 +122,7 @@ def build_run(attempt: Attempt) -> tuple[Run, Callable[[str], None]]:
         stop=stop,
     )
 
-    def close(status: str) -> None:
+    def close(status: Status) -> None:
         stop.close()
         loader.close()
         tracker.close(status)
@@ -214,7 +215,7 @@ def _facts(
         "optimizer": config.optim.optimizer,
         "shape": shape.as_json(),
         "shapes": shapes,
-        "config": config.model_dump(mode="json"),
+        "config": redact_table(config.model_dump(mode="json")),
         "versions": {"vitscale": __version__, "torch": torch.__version__},
     }
 

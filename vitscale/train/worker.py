@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitscale.config.load import Recipe
+from vitscale.config.redaction import redact_text
 from vitscale.errors import STOPPED_EXIT_CODE, VitscaleError
 from vitscale.place import Place, place_of
 
@@ -93,17 +94,17 @@ def _speak(place: Place) -> None:
 
 
 def _new_attempt(folder: Path, recipe: Recipe) -> int:
-    """Make `attempts/NNNN` and save the resolved recipe there and in the run folder."""
+    """Make `attempts/NNNN` and save the resolved recipe, secrets hidden, there and in the run folder."""
     attempts = folder / "attempts"
     attempts.mkdir(exist_ok=True)
     number = 1 + max((int(p.name) for p in attempts.iterdir() if p.name.isdigit()), default=0)
     own = attempts / f"{number:04d}"
     own.mkdir()
     for name, text in recipe.files.items():
-        (own / Path(name).name).write_text(text, encoding="utf-8")
+        (own / Path(name).name).write_text(redact_text(text), encoding="utf-8")
     for path in (own / "config.json", folder / "config.json"):
         aside = path.with_suffix(".tmp")
-        aside.write_text(recipe.to_json(), encoding="utf-8")
+        aside.write_text(redact_text(recipe.to_json()), encoding="utf-8")
         aside.replace(path)
     return number
 
