@@ -7,6 +7,8 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+RUNS ?= runs/demo
+
 # python3.11 where there is one, else a python3 that is new enough.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 
@@ -34,8 +36,8 @@ format: $(STAMP)      ## format the code and fix what can be fixed
 bench: $(STAMP)       ## run the benches in bench/
 	for bench in bench/*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
 
-ui: $(STAMP)          ## open the MLflow page of the runs
-	$(BIN)/vitscale ui
+ui: $(STAMP)          ## open the MLflow page of the demo, or of RUNS=folder
+	$(BIN)/vitscale ui --home $(RUNS)
 
 clean:                ## remove the environment and caches; runs and data stay
 	rm -rf $(VENV) .ruff_cache .pytest_cache build dist vitscale.egg-info

@@ -41,7 +41,9 @@ def tell(size: str) -> dict[str, Any]:
     """
     wanted = _wanted(size)
     results, shell = Results(), Shell(HOME / "logs")
-    shutil.rmtree(HOME, ignore_errors=True)
+    if HOME.exists():
+        print(f"removing the demo of last time in {HOME}", flush=True)
+        shutil.rmtree(HOME)
     _title("1  Get real images and pack them into WebDataset shards")
     story = prepare(wanted, shell)
     _title("2  What the pretraining comes to")
@@ -154,7 +156,7 @@ def _summary(results: Results) -> dict[str, Any]:
 
 def _close(summary: dict[str, Any]) -> None:
     _title("What came of it")
-    print(table(("", ""), _rows(summary)))
+    print(table(("what", "result"), _rows(summary)))
     print(f"\n  checkpoint   {PRETRAINED}/checkpoints")
     print(f"  curves       {PRETRAINED}/report/curves.png")
     print(f"  summary      {HOME}/summary.json")

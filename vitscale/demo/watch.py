@@ -49,14 +49,14 @@ class Watch:
         os.kill(pid, signal.SIGKILL)
         self.killed_at_s = time.monotonic()
         print(
-            f"\n  killed worker 1 (process {pid}) with SIGKILL; Ray starts the ranks again",
+            f"  killed worker 1 (process {pid}) with SIGKILL; Ray starts the ranks again",
             flush=True,
         )
 
     def _look_for_return(self) -> None:
         assert self.killed_at_s is not None
         if len(self._attempts()) > 1 and (self._attempts()[-1] / "rank-00001.json").exists():
-            self.back_after_s = time.monotonic() - self.killed_at_s
+            self.back_after_s = round(time.monotonic() - self.killed_at_s, 1)
             print(f"  training again after {self.back_after_s:.0f} s", flush=True)
 
     def _attempts(self) -> list[Path]:
