@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import textwrap
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitscale.config.dataset import dataset_facts
@@ -56,27 +57,35 @@ OFFLINE = Story(LOW_DIGITS, RECIPES / "pretrain_digits.toml", (HIGH_DIGITS,))
 
 
 def prepare(wanted: Story, shell: Shell) -> Story:
-    """Fetch and pack all sets of the story, or of the next smaller one that can be had."""
-    for story in (FULL, SMALL, OFFLINE)[(FULL, SMALL, OFFLINE).index(wanted) :]:
-        try:
-            for source in (story.pretrain, *story.downstream):
-                _pack(source, shell)
-            return story
-        except CommandFailed as error:
-            if story is OFFLINE:
-                raise
-            print(
-                f"  {story.pretrain.title} cannot be had here: {error.output.splitlines()[-1]}",
-                flush=True,
-            )
-            print("  going on with a smaller set", flush=True)
-    raise AssertionError("the loop returns or raises")
+    """Fetch and pack the sets of the story, or of the next smaller one that can be had.
+
+    A downstream set that cannot be had is left out, as long as another one remains.
+    """
+    stories = (FULL, SMALL, OFFLINE)
+    for story in stories[stories.index(wanted) :]:
+        if _pack(story.pretrain, shell):
+            downstream = tuple(source for source in story.downstream if _pack(source, shell))
+            if downstream:
+                return replace(story, downstream=downstream)
+        print("  going on with a smaller set", flush=True)
+    raise DataError(
+        "not even the digits of scikit-learn could be packed",
+        where=str(DATA),
+        do="The messages above say why.",
+    )
 
 
-def _pack(source: Source, shell: Shell) -> None:
+def _pack(source: Source, shell: Shell) -> bool:
+    """Whether the set is there, after packing it if need be."""
     try:
         facts = dataset_facts(source.train)
         dataset_facts(source.held_out)
         print(f"  {source.title}: packed already, {facts.samples:,} images in {source.train}")
     except DataError:
-        shell.run("shards", "pack", *source.words, "--to", str(DATA / source.name))
+        try:
+            shell.run("shards", "pack", *source.words, "--to", str(DATA / source.name))
+        except CommandFailed as error:
+            print(f"  {source.title} cannot be had here:", flush=True)
+            print(textwrap.indent(error.output, "    "), flush=True)
+            return False
+    return True

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from vitscale.checkpoint.layout import CHECKPOINTS, step_folders
@@ -28,7 +28,8 @@ class Watch:
     kill_at: int
     killed_at_s: float | None = None
     back_after_s: float | None = None
-    shown_s: float = field(default=-_LINE_EVERY_S)
+    shown: str = ""
+    shown_s: float = -_LINE_EVERY_S
 
     def until_end(self, process: subprocess.Popen[bytes]) -> None:
         """Look every second until the command that trains has ended."""
@@ -85,9 +86,12 @@ class Watch:
     def _print(self, text: str, force: bool) -> None:
         if sys.stdout.isatty():
             print(f"\r\033[K{text}", end="\n" if force else "", flush=True)
-        elif force or time.monotonic() - self.shown_s >= _LINE_EVERY_S:
-            self.shown_s = time.monotonic()
+        elif text != self.shown and (force or self._line_is_due()):
+            self.shown, self.shown_s = text, time.monotonic()
             print(text, flush=True)
+
+    def _line_is_due(self) -> bool:
+        return time.monotonic() - self.shown_s >= _LINE_EVERY_S
 
 
 def _bar(share: float, width: int = 24) -> str:
