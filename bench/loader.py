@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import webdataset as wds
 from PIL import Image
+from webdataset.compat import WebDataset
 
 from vitscale.config.data import DataConfig
 from vitscale.data.loader import TrainLoader
@@ -46,7 +46,7 @@ def documented(shards: ShardSet) -> Iterator[object]:
     """decode, map, shuffle, batched: the pipeline of webdataset's README, kept to uint8."""
     tars = sorted(str(path) for path in Path(shards.folder).glob("*.tar"))
     dataset = (
-        wds.WebDataset(tars, shardshuffle=len(tars))
+        WebDataset(tars, shardshuffle=len(tars))
         .shuffle(1000)
         .decode("pil")
         .to_tuple("png", "cls")
