@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -45,7 +46,7 @@ def ours(shards: ShardSet) -> Iterator[object]:
 def documented(shards: ShardSet) -> Iterator[object]:
     """decode, map, shuffle, batched: the pipeline of webdataset's README, kept to uint8."""
     tars = sorted(str(path) for path in Path(shards.folder).glob("*.tar"))
-    dataset = (
+    dataset: Any = (
         WebDataset(tars, shardshuffle=len(tars))
         .shuffle(1000)
         .decode("pil")
