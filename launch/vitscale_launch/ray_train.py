@@ -6,16 +6,15 @@ Ray's own checkpoints and `ray.train.report` are not used: a commit in the run f
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 import os
 import shutil
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 from vitscale.errors import STOPPED_EXIT_CODE
+from vitscale.outcome import last_word, reply
 from vitscale_launch.job import Job
 from vitscale_launch.stopping import StopSignals
 
@@ -40,7 +39,7 @@ def run_on_ray(job: Job, signals: StopSignals, worker: str = WORKER) -> dict[str
         signals.keep_asking()
         if signals.count > 1:
             return _left_at_once(job)
-        word = _last_word(job.folder, started)
+        word = last_word(job.folder, started)
         if word is not None and time.time() - word["time"] > _FATAL_GRACE_S:
             return _failed(job, word["exit_code"], word["message"])
     return fit.reply()
@@ -137,29 +136,10 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     return getattr(importlib.import_module(module), name)(config["request"])
 
 
-def _last_word(folder: Path, since: float) -> dict[str, Any] | None:
-    """Why a rank ended for good; its peers may still wait for it in a collective, and so would Ray."""
-    for path in folder.glob("fatal-*.json"):
-        written = path.stat().st_mtime
-        if written >= since:
-            return {**json.loads(path.read_text()), "time": written}
-    return None
-
-
 def _left_at_once(job: Job) -> dict[str, Any]:
     message = "left at the second signal without waiting; the last commit counts"
-    return _reply(job, "stopped", STOPPED_EXIT_CODE, message)
+    return reply(job.folder, "stopped", STOPPED_EXIT_CODE, message)
 
 
 def _failed(job: Job, exit_code: int, message: str) -> dict[str, Any]:
-    return _reply(job, "failed", exit_code, message)
-
-
-def _reply(job: Job, status: str, exit_code: int, message: str) -> dict[str, Any]:
-    return {
-        "status": status,
-        "exit_code": exit_code,
-        "message": message,
-        "step": None,
-        "folder": str(job.folder),
-    }
+    return reply(job.folder, "failed", exit_code, message)

@@ -31,6 +31,8 @@ ROOMS = {
     "vitscale.units": _room(0),
     "vitscale.place": _room(0),
     "vitscale.faults": _room(0),
+    "vitscale.durable": _room(0),
+    "vitscale.outcome": _room(0),
     "vitscale.config": _room(1, "pydantic"),
     "vitscale.ops": _room(2, "torch", "apex"),
     "vitscale.model": _room(3, *NUMBERS),

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from vitscale.checkpoint.files import ShardWriter, sync_folder
+from vitscale.checkpoint.files import ShardWriter
 from vitscale.checkpoint.layout import (
     MANIFEST,
     FileRecord,
@@ -25,6 +25,7 @@ from vitscale.checkpoint.layout import (
     step_folder,
     step_folders,
 )
+from vitscale.durable import sync_folder
 from vitscale.errors import SaveError
 from vitscale.faults import point
 from vitscale.place import Place

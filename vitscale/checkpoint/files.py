@@ -124,12 +124,3 @@ class _Record:
 
     def __init__(self, *args: object) -> None:
         pass
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and new names in `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

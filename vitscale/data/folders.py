@@ -61,26 +61,3 @@ def check_space(folder: Path, needed: int) -> None:
             given=f"{human_bytes(needed)} needed, {human_bytes(free)} free",
             do="Free some, or choose a target on another disk.",
         )
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write aside, sync, rename, sync the folder: after a crash there is the old file or the new."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(aside, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-        sync_folder(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

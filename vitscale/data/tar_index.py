@@ -17,7 +17,6 @@ import crc32c
 import numpy as np
 
 from vitscale.config.dataset import MANIFEST, Manifest, ShardRecord
-from vitscale.data.folders import write_text_atomically
 from vitscale.data.index import (
     LONGEST,
     ShardIndex,
@@ -28,6 +27,7 @@ from vitscale.data.index import (
 )
 from vitscale.data.samples import IMAGE_EXTENSIONS
 from vitscale.data.tar_headers import Member, TarReader, members
+from vitscale.durable import write_text_atomically
 from vitscale.errors import DataError
 
 _META = re.compile(r"__[^/]*__($|/)")

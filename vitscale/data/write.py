@@ -18,11 +18,12 @@ import numpy as np
 
 from vitscale import faults
 from vitscale.config.dataset import MANIFEST, Manifest, read_manifest
-from vitscale.data.folders import check_space, folder_aside, sync_folder, write_text_atomically
+from vitscale.data.folders import check_space, folder_aside
 from vitscale.data.index import index_path, write_index
 from vitscale.data.random_keys import generator
 from vitscale.data.samples import IMAGE_EXTENSIONS, Sample, Split
 from vitscale.data.tar_index import index_tar, record_of
+from vitscale.durable import sync_folder, write_text_atomically
 from vitscale.errors import DataError, ResourceError
 
 SHARD_BYTES = 128 << 20

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vitscale.durable import write_text_atomically
 from vitscale.errors import DataError
 from vitscale.tracking.journal import FILE_NAME, read_metrics, read_records
 
@@ -101,9 +101,7 @@ def _draw_panel(
 def write_summary(path: Path, values: Mapping[str, Any]) -> Path:
     """Write `values` as indented JSON, whole or not at all; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    aside.replace(path)
+    write_text_atomically(path, json.dumps(values, indent=2) + "\n")
     return path
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vitscale.config.redaction import redact_table
+from vitscale.durable import write_text_atomically
 from vitscale.errors import ConfigError
 from vitscale.tracking.journal import complete_lines
 
@@ -39,10 +40,8 @@ class ShipState:
 
     def save(self, folder: Path) -> None:
         """Replace `mlflow.json` in one step."""
-        draft = folder / f".{STATE_NAME}.{os.getpid()}"
         text = json.dumps(redact_table(asdict(self)), indent=2)
-        draft.write_text(text + "\n", encoding="utf-8")
-        os.replace(draft, folder / STATE_NAME)
+        write_text_atomically(folder / STATE_NAME, text + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> ShipState | None:

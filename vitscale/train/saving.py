@@ -13,6 +13,7 @@ from vitscale.checkpoint.choose import Found, newest_good
 from vitscale.checkpoint.commit import commit, keep_newest
 from vitscale.checkpoint.files import ShardReader, ShardWriter
 from vitscale.checkpoint.layout import CHECKPOINTS, MANIFEST
+from vitscale.durable import write_text_atomically
 from vitscale.engine.collectives import Ranks
 from vitscale.errors import CheckpointError, SaveError
 from vitscale.train.progress import Progress
@@ -119,7 +120,8 @@ class RunCheckpoints:
 
     def _after_commit(self, folder: Path, step: int) -> None:
         try:
-            (self.run_folder / "committed.json").write_text(json.dumps({"step": step}))
+            committed = json.dumps({"step": step})
+            write_text_atomically(self.run_folder / "committed.json", committed)
             record = self.run_folder / "manifests" / f"{folder.name}.json"
             record.parent.mkdir(exist_ok=True)
             shutil.copyfile(folder / MANIFEST, record)  # it outlives the checkpoint

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from vitscale.config.load import Recipe
 from vitscale.config.redaction import redact_text
+from vitscale.durable import write_text_atomically
 from vitscale.errors import STOPPED_EXIT_CODE, VitscaleError
+from vitscale.outcome import last_word, leave_word, reply
 from vitscale.place import Place, place_of
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PEER_WAIT_S = 3.0
+_START_SPREAD_S = 5.0  # ranks of one attempt start within this
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
@@ -37,7 +40,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         Exception: anything another try may heal, such as a lost peer.
     """
     recipe = Recipe.from_json(request["recipe"])
-    place = place_of()
+    folder, place = recipe.config.folder, place_of()
     _speak(place)
     started = time.time()
     try:
@@ -45,14 +48,15 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     except VitscaleError as error:
         if error.retry:
             raise
-        _leave_word(recipe.config.folder, place, error)
-        return _reply(recipe, "failed", error.exit_code, str(error))
+        if folder.is_dir():
+            leave_word(folder, place.rank, error)
+        return reply(folder, "failed", error.exit_code, str(error))
     except Exception as error:
-        word = _word_of_peers(recipe.config.folder, started)
+        word = _word_of_peers(folder, started) if place.world > 1 else None
         if word is None:
             raise
         log.warning("%s ended as another rank did (%s)", place, type(error).__name__)
-        return _reply(recipe, "failed", word["exit_code"], word["message"])
+        return reply(folder, "failed", word["exit_code"], word["message"])
 
 
 def _attempt(recipe: Recipe, place: Place, resume: str) -> dict[str, Any]:
@@ -78,9 +82,7 @@ def _attempt(recipe: Recipe, place: Place, resume: str) -> dict[str, Any]:
     finally:
         ranks.close()
     code = 0 if outcome == "finished" else STOPPED_EXIT_CODE
-    reply = _reply(recipe, outcome, code, f"{outcome} at step {progress.step}")
-    reply["step"] = progress.step
-    return reply
+    return reply(folder, outcome, code, f"{outcome} at step {progress.step}", progress.step)
 
 
 def _speak(place: Place) -> None:
@@ -103,9 +105,7 @@ def _new_attempt(folder: Path, recipe: Recipe) -> int:
     for name, text in recipe.files.items():
         (own / Path(name).name).write_text(redact_text(text), encoding="utf-8")
     for path in (own / "config.json", folder / "config.json"):
-        aside = path.with_suffix(".tmp")
-        aside.write_text(redact_text(recipe.to_json()), encoding="utf-8")
-        aside.replace(path)
+        write_text_atomically(path, redact_text(recipe.to_json()))
     return number
 
 
@@ -130,32 +130,11 @@ def _announce(folder: Path, number: int, place: Place) -> None:
     (folder / "attempts" / f"{number:04d}" / name).write_text(json.dumps(record))
 
 
-def _leave_word(folder: Path, place: Place, error: VitscaleError) -> None:
-    """Tell the other ranks why this one ends, so that they do not ask for a retry."""
-    if place.world == 1 or not folder.is_dir():
-        return
-    record = {"rank": place.rank, "exit_code": error.exit_code, "message": str(error)}
-    aside = folder / f".fatal-{place.rank:05d}.tmp"
-    aside.write_text(json.dumps(record))
-    aside.replace(folder / f"fatal-{place.rank:05d}.json")
-
-
 def _word_of_peers(folder: Path, since: float) -> dict[str, Any] | None:
     """What another rank left as its last word since `since`; waits a moment for it."""
     deadline = time.monotonic() + _PEER_WAIT_S
     while time.monotonic() < deadline:
-        for path in folder.glob("fatal-*.json"):
-            if path.stat().st_mtime >= since - 1:
-                return json.loads(path.read_text())
+        if word := last_word(folder, since - _START_SPREAD_S):
+            return word
         time.sleep(0.1)
     return None
-
-
-def _reply(recipe: Recipe, status: str, exit_code: int, message: str) -> dict[str, Any]:
-    return {
-        "status": status,
-        "exit_code": exit_code,
-        "message": message,
-        "step": None,
-        "folder": str(recipe.config.folder),
-    }
