@@ -103,6 +103,37 @@ def losses(cases: list[dict[str, Any]], steps: int) -> list[list[tuple[str, str]
     return found
 
 
+def not_finite(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each case: a good step, one with an infinite gradient on rank 1 alone, another good one."""
+    ranks = Ranks(place_of(), torch.device("cpu"), 60)
+    rank = ranks.place.rank
+    found = []
+    for case in cases:
+        engine, plan = make_engine(case, ranks)
+        good = engine.objective
+        train_steps(engine, plan, rank, range(1))
+        before = {n: p.clone() for n, p in master_weights(engine, case).items()}
+        engine._engine.objective = lambda x, y, f=good: (
+            f(x, y) + (x.sum() * torch.tensor(float("inf") if rank == 1 else 0.0))
+        )
+        norm = train_steps(engine, plan, rank, range(1, 2))[0][1]
+        after = {n: p.clone() for n, p in master_weights(engine, case).items()}
+        engine._engine.objective = good
+        next_norm = train_steps(engine, plan, rank, range(2, 3))[0][1]
+        moved = master_weights(engine, case)
+        found.append(
+            {
+                "norm": norm,
+                "kept": all(torch.equal(before[n], after[n]) for n in before),
+                "next_norm": next_norm,
+                "moved": any(not torch.equal(after[n], moved[n]) for n in after),
+            }
+        )
+        engine.close()
+    ranks.close()
+    return found
+
+
 def master_weights(engine: Any, case: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The float32 weights as the engine itself gives them; all ranks call it."""
     if case["kind"] == "local":

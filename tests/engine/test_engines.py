@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from tests.ranks import run_ranks
@@ -110,3 +112,26 @@ def test_three_steps_a_commit_and_three_steps_equal_six_bit_for_bit(resumes, cas
 @pytest.mark.parametrize("case", range(len(RESUME_CASES)), ids=lambda c: str(RESUME_CASES[c]))
 def test_weights_read_from_shards_are_those_the_engine_holds(resumes, case):
     assert resumes[0][case]["unequal"] == []
+
+
+NOT_FINITE_CASES = [
+    LOCAL,
+    *(zero(stage) for stage in range(4)),
+    *(zero(stage, precision="bf16") for stage in range(4)),
+]
+
+
+@pytest.fixture(scope="module")
+def not_finite():
+    return run_ranks(2, "tests.engine.scenarios:not_finite", NOT_FINITE_CASES)
+
+
+@pytest.mark.parametrize(
+    "case", range(len(NOT_FINITE_CASES)), ids=lambda c: str(NOT_FINITE_CASES[c])
+)
+def test_a_gradient_that_is_not_finite_on_one_rank_moves_no_weight_on_any(not_finite, case):
+    for rank in not_finite:
+        assert not math.isfinite(float.fromhex(rank[case]["norm"]))
+        assert rank[case]["kept"]
+        assert math.isfinite(float.fromhex(rank[case]["next_norm"]))
+        assert rank[case]["moved"]

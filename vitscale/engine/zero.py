@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import warnings
 from pathlib import Path
@@ -79,6 +80,10 @@ class ZeroEngine:
         if self.plain:
             return self._plain_step()
         self.engine.step()
+        if (
+            not self.engine.was_step_applied()
+        ):  # skipped; DeepSpeed's norm may be that of the step before
+            return torch.tensor(math.nan, device=self.device)
         return torch.as_tensor(self.engine.get_global_grad_norm(), device=self.device)
 
     def _plain_step(self) -> Tensor:
