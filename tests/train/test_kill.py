@@ -63,4 +63,4 @@ def test_an_error_that_a_retry_cannot_heal_is_not_retried(tmp_path, data):
     reply = submit(recipe, ClusterProfile(max_failures=3))
     assert (reply["status"], reply["exit_code"]) == ("failed", 2)
     assert "the training set has 5 classes" in reply["message"]
-    assert len(list((recipe.config.folder / "attempts").iterdir())) == 1
+    assert not (recipe.config.folder / "attempts").exists()

@@ -145,7 +145,7 @@ def test_what_cannot_run_is_said_before_anything_is_written(tmp_path, data, over
     reply = go(recipe)
     assert (reply["status"], reply["exit_code"]) == ("failed", code)
     assert words in reply["message"]
-    assert not (recipe.config.folder / "checkpoints").exists()
+    assert not recipe.config.folder.exists()
 
 
 def test_weights_that_are_not_finite_end_the_run_and_the_last_commit_stays(tmp_path, data):

@@ -24,7 +24,6 @@ from vitscale.objective import Objective
 from vitscale.optim.groups import make_optimizer, parameter_groups
 
 TAG = "deepspeed"
-_SCRIPTS = ("zero_to_fp32.py", "zero_to_torch.py")  # DeepSpeed copies them in; nothing runs them
 
 
 class ZeroEngine:
@@ -59,6 +58,8 @@ class ZeroEngine:
             _forget_warm_up_step(self.engine.optimizer.optimizer)
         self._shards = _Shards()
         self.engine.checkpoint_engine = _adapter(self._shards)
+        # It copies scripts beside the shards; on a full disk that would fail on rank 0 alone, inside a collective.
+        self.engine._copy_recovery_script = lambda folder: None
 
     @property
     def model(self) -> nn.Module:
@@ -80,9 +81,7 @@ class ZeroEngine:
         if self.plain:
             return self._plain_step()
         self.engine.step()
-        if (
-            not self.engine.was_step_applied()
-        ):  # skipped; DeepSpeed's norm may be that of the step before
+        if not self.engine.was_step_applied():  # its norm may then be that of the step before
             return torch.tensor(math.nan, device=self.device)
         return torch.as_tensor(self.engine.get_global_grad_norm(), device=self.device)
 
@@ -100,9 +99,6 @@ class ZeroEngine:
         self._shards.writer = writer
         self.engine.save_checkpoint(str(writer.folder), tag=TAG, save_latest=False)
         self._shards.writer = None
-        if rank == 0:
-            for script in _SCRIPTS:
-                (writer.folder / script).unlink(missing_ok=True)
         return self._pieces(rank)
 
     def load(self, reader: Reader, rank: int) -> None:

@@ -29,7 +29,7 @@ from vitscale.model.build import build_model, load_pretrained
 from vitscale.model.vit import ViT
 from vitscale.objective import make_objective
 from vitscale.ops.apex import find_apex, refuse_wrong_apex
-from vitscale.ops.choice import choose_ops
+from vitscale.ops.choice import Ops, choose_ops
 from vitscale.optim.schedule import make_schedule
 from vitscale.place import Place
 from vitscale.tracking.build import Status, make_tracker
@@ -70,20 +70,45 @@ def check_machine(config: RunConfig, place: Place) -> torch.device:
     return pick_device(config.engine.device, place)
 
 
-def build_run(attempt: Attempt) -> tuple[Run, Callable[[Status], None]]:
+@dataclass(frozen=True)
+class Survey:
+    """What recipe and data come to on this many ranks."""
+
+    shards: ShardSet
+    held_out: ShardSet | None
+    shape: Shape
+    plan: Plan
+    ops: Ops
+
+
+def survey(config: RunConfig, place: Place, device: torch.device) -> Survey:
+    """Open the data, work out shape and plan, choose the ops; writes nothing.
+
+    Raises:
+        ResourceError: an op was asked for that cannot run here.
+        DataError: shards are missing or damaged.
+        ConfigError: classes or batch do not fit.
+    """
+    shards = open_shards(config.data.train)
+    held_out = open_shards(config.data.held_out) if config.data.held_out else None
+    shape = _shape(config, shards, held_out)
+    plan = make_plan(config, world=place.world, epoch_images=shards.samples)
+    dtype = DTYPES[config.engine.precision]
+    ops = choose_ops(config.ops.norm, config.ops.attention, device=device, dtype=dtype)
+    return Survey(shards, held_out, shape, plan, ops)
+
+
+def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], None]]:
     """The run, and a function that closes it with an MLflow status.
 
     Raises:
-        VitscaleError: anything in recipe, data or checkpoint that cannot work.
+        VitscaleError: anything in recipe or checkpoint that cannot work.
     """
     config, ranks = attempt.config, attempt.ranks
-    shards = open_shards(config.data.train)
-    held = open_shards(config.data.held_out) if config.data.held_out else None
-    shape = _shape(config, shards, held)
-    plan = make_plan(config, world=attempt.place.world, epoch_images=shards.samples)
-    model = _model(attempt, shape)
+    shape, plan = found.shape, found.plan
+    model = _model(attempt, found)
     shapes = {name: list(p.shape) for name, p in model.named_parameters()}
-    loader = _loader(config, shape, plan, shards, attempt.place)
+    loader = _loader(config, shape, plan, found.shards, attempt.place)
     engine = build_engine(
         model,
         make_objective(config.train.objective, config.train.label_smoothing),
@@ -118,7 +143,7 @@ def build_run(attempt: Attempt) -> tuple[Run, Callable[[Status], None]]:
             bad_images=lambda: loader.bad_images,
         ),
         tracker=tracker,
-        evaluate=_evaluator(attempt, engine, held, shape),
+        evaluate=_evaluator(attempt, engine, found.held_out, shape),
         stop=stop,
     )
 
@@ -151,13 +176,11 @@ def _shape(config: RunConfig, shards: ShardSet, held: ShardSet | None) -> Shape:
     return config.model.shape(found)
 
 
-def _model(attempt: Attempt, shape: Shape) -> ViT:
+def _model(attempt: Attempt, found: Survey) -> ViT:
     """A new model, on top of it pretrained weights where the recipe names some."""
     config = attempt.config
-    dtype = DTYPES[config.engine.precision]
-    ops = choose_ops(config.ops.norm, config.ops.attention, device=attempt.device, dtype=dtype)
-    _say(attempt, ops.reasons)
-    model = build_model(shape, ops, seed=config.run.seed)
+    _say(attempt, found.ops.reasons)
+    model = build_model(found.shape, found.ops, seed=config.run.seed)
     set_recompute(model, config.engine.recompute)
     if config.init is not None:
         weights = load_weights(config.init.weights)

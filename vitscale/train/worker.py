@@ -62,15 +62,16 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
 def _attempt(recipe: Recipe, place: Place, resume: str) -> dict[str, Any]:
     from vitscale.engine.collectives import Ranks
     from vitscale.train.loop import train
-    from vitscale.train.setup import Attempt, build_run, check_machine, run_folder
+    from vitscale.train.setup import Attempt, build_run, check_machine, run_folder, survey
 
     device = check_machine(recipe.config, place)
+    found = survey(recipe.config, place, device)
     folder = run_folder(recipe.config)
     ranks = Ranks(place, device, recipe.config.engine.timeout_s)
     try:
         number = ranks.first(lambda: _new_attempt(folder, recipe))
         _announce(folder, number, place)
-        run, close = build_run(Attempt(recipe, place, device, ranks, number, resume))
+        run, close = build_run(Attempt(recipe, place, device, ranks, number, resume), found)
         status = "FAILED"
         try:
             outcome, progress = train(run)
