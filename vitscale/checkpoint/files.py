@@ -78,7 +78,9 @@ class ShardReader:
                 )
         except Exception as error:
             raise CheckpointError(
-                f"cannot be loaded safely: {error}", where=str(self.folder / name)
+                f"cannot be loaded safely: {error}",
+                where=str(self.folder / name),
+                do="Take another commit, one that vitscale itself has written.",
             ) from error
 
 

@@ -66,6 +66,8 @@ def _assemble(
         filled += length
     if filled != numel:
         raise CheckpointError(
-            f"weight {name} is incomplete: {filled} of {numel} values", where=str(reader.folder)
+            f"weight {name} is incomplete: {filled} of {numel} values",
+            where=str(reader.folder),
+            do="Take another commit of the run.",
         )
     return flat

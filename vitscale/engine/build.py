@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vitscale.config.plan import Plan
 from vitscale.config.run import RunConfig
 from vitscale.engine.local import LocalEngine
+from vitscale.engine.precision import DTYPES
 from vitscale.engine.randomness import seed_step
 from vitscale.engine.shards import Piece, Reader, Writer
 from vitscale.engine.zero import ZeroEngine
@@ -72,7 +73,7 @@ def build_engine(
             objective,
             config.optim,
             device=device,
-            dtype=torch.bfloat16 if config.engine.precision == "bf16" else torch.float32,
+            dtype=DTYPES[config.engine.precision],
             accumulation=plan.accumulation,
             world=place.world,
         )

@@ -90,8 +90,7 @@ class LocalEngine:
             return {}
         writer.save(_FILE, {"weights": self.masters, "optimizer": self.optimizer.state_dict()})
         sizes = [(name, master.numel()) for name, master in self.masters.items()]
-        pieces = whole_pieces(sizes, _FILE, ["weights"])
-        return {name: [piece] for name, piece in pieces.items()}
+        return whole_pieces(sizes, _FILE, ["weights"])
 
     @torch.no_grad()
     def load(self, reader: Reader, rank: int) -> None:

@@ -27,6 +27,8 @@ class Reader(Protocol):
     def load(self, name: str) -> Any: ...
 
 
-def whole_pieces(names: Iterable[tuple[str, int]], file: str, keys: list[str]) -> dict[str, Piece]:
-    """Pieces of weights that lie whole and by name in one file: name -> piece."""
-    return {name: (0, file, [*keys, name], 0, numel) for name, numel in names}
+def whole_pieces(
+    sizes: Iterable[tuple[str, int]], file: str, keys: list[str]
+) -> dict[str, list[Piece]]:
+    """The one piece of each (name, numel) among weights that lie whole and by name in one file."""
+    return {name: [(0, file, [*keys, name], 0, numel)] for name, numel in sizes}

@@ -17,6 +17,7 @@ from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
 from vitscale.data.device import normalise
 from vitscale.engine.collectives import join_alone
+from vitscale.engine.precision import DTYPES
 from vitscale.engine.shards import Piece, Reader, Writer, whole_pieces
 from vitscale.errors import ResourceError
 from vitscale.model.vit import ViT
@@ -42,7 +43,7 @@ class ZeroEngine:
         deepspeed = _import_deepspeed(device)
         assert config.stage is not None, "the local engine has no stage"
         self.stage, self.device = config.stage, device
-        self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        self.dtype = DTYPES[config.precision]
         self.objective, self.largest_norm = objective, optim.largest_norm
         self.plain = self.stage == 0 and self.dtype == torch.float32
         join_alone(device)
@@ -122,8 +123,7 @@ class ZeroEngine:
         file = f"{TAG}/mp_rank_00_model_states.pt"
         if self.plain:
             sizes = [(name, p.numel()) for name, p in self.engine.module.named_parameters()]
-            pieces = whole_pieces(sizes, file, ["module"])
-            return {name: [piece] for name, piece in pieces.items()}
+            return whole_pieces(sizes, file, ["module"])
         names = {id(p): name for name, p in self.engine.module.named_parameters()}
         return {
             names[id(p)]: [(0, file, ["optimizer", "fp32_groups", index, place], 0, p.numel())]

@@ -12,13 +12,12 @@ from vitscale.checkpoint.weights import Weights, load_weights
 from vitscale.config.load import Recipe
 from vitscale.config.run import RunConfig
 from vitscale.data.shards import ShardSet, open_shards
+from vitscale.engine.precision import DTYPES
 from vitscale.errors import ConfigError, DataError, ResourceError
 from vitscale.evaluate import fewshot, held_out
 from vitscale.model.build import build_model
 from vitscale.model.vit import ViT
 from vitscale.place import Place, place_of
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def evaluate(job: Job) -> dict[str, Any]:
         )
     weights = load_weights(job.checkpoint)
     device = _device(job.device)
-    model = _model(weights, device, _DTYPES[job.precision])
+    model = _model(weights, device, DTYPES[job.precision])
     config = _saved_config(weights.path)
     data = _folder(job.data, config and config.data.held_out, "--data DIR")
     scores = {"held-out": _held_out, "fewshot": _fewshot}[job.on](job, model, data, config, device)
@@ -82,7 +81,7 @@ def _held_out(
         batch=job.batch,
         place=Place(),
         device=device,
-        dtype=_DTYPES[job.precision],
+        dtype=DTYPES[job.precision],
         objective=config.train.objective if config else "softmax",
     )
 
@@ -98,7 +97,7 @@ def _fewshot(
         image=model.shape.image,
         batch=job.batch,
         device=device,
-        dtype=_DTYPES[job.precision],
+        dtype=DTYPES[job.precision],
     )
 
 

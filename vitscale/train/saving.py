@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -115,7 +116,7 @@ class RunCheckpoints:
 
     def _expected_bytes(self) -> int:
         """Weights and optimizer state: at most 18 bytes a parameter, and a little for the rest."""
-        numbers = sum(_product(size) for size in self.facts["shapes"].values())
+        numbers = sum(math.prod(size) for size in self.facts["shapes"].values())
         return 18 * numbers + (1 << 20)
 
     def _after_commit(self, folder: Path, step: int) -> None:
@@ -154,10 +155,3 @@ def _last_committed(run_folder: Path) -> int:
         return int(json.loads((run_folder / "committed.json").read_text())["step"])
     except (OSError, ValueError, KeyError):
         return 0
-
-
-def _product(size: list[int]) -> int:
-    total = 1
-    for side in size:
-        total *= side
-    return total

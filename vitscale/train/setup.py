@@ -21,6 +21,7 @@ from vitscale.data.loader import TrainLoader
 from vitscale.data.shards import ShardSet, open_shards
 from vitscale.engine.build import StepEngine, build_engine
 from vitscale.engine.collectives import Ranks, pick_device, set_timeouts
+from vitscale.engine.precision import DTYPES
 from vitscale.engine.recompute import set_recompute
 from vitscale.errors import ConfigError
 from vitscale.evaluate import held_out
@@ -40,8 +41,6 @@ from vitscale.train.saving import RunCheckpoints
 from vitscale.train.stop import StopRequest
 
 log = logging.getLogger(__name__)
-
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def _attempt(recipe: Recipe, place: Place, resume: str) -> dict[str, Any]:
         try:
             outcome, progress = train(run)
             if place.is_first:
-                _publish(folder, run.tracker)
+                _publish(folder, number, run.tracker)
             status = "FINISHED" if outcome == "finished" else "KILLED"
         finally:
             close(status)
@@ -101,7 +101,7 @@ def _new_attempt(folder: Path, recipe: Recipe) -> int:
     attempts = folder / "attempts"
     attempts.mkdir(exist_ok=True)
     number = 1 + max((int(p.name) for p in attempts.iterdir() if p.name.isdigit()), default=0)
-    own = attempts / f"{number:04d}"
+    own = _attempt_folder(folder, number)
     own.mkdir()
     for name, text in recipe.files.items():
         (own / Path(name).name).write_text(redact_text(text), encoding="utf-8")
@@ -110,7 +110,11 @@ def _new_attempt(folder: Path, recipe: Recipe) -> int:
     return number
 
 
-def _publish(folder: Path, tracker: Tracker) -> None:
+def _attempt_folder(folder: Path, number: int) -> Path:
+    return folder / "attempts" / f"{number:04d}"
+
+
+def _publish(folder: Path, number: int, tracker: Tracker) -> None:
     """Write the report and hand it, the recipe's files and the resolved config to the tracker."""
     from vitscale.evaluate.report import write_report
 
@@ -120,15 +124,15 @@ def _publish(folder: Path, tracker: Tracker) -> None:
         log.warning("no report/curves.png: %s is not installed", error.name)
     for path in sorted((folder / "report").glob("*")):
         tracker.artifact(path, "report")
-    last = max((folder / "attempts").iterdir())
-    for path in (*sorted(last.glob("*.toml")), folder / "config.json"):
+    own = _attempt_folder(folder, number)
+    for path in (*sorted(own.glob("*.toml")), folder / "config.json"):
         tracker.artifact(path, "recipe")
 
 
 def _announce(folder: Path, number: int, place: Place) -> None:
     record = {"rank": place.rank, "pid": os.getpid(), "host": socket.gethostname()}
-    name = f"rank-{place.rank:05d}.json"
-    (folder / "attempts" / f"{number:04d}" / name).write_text(json.dumps(record))
+    path = _attempt_folder(folder, number) / f"rank-{place.rank:05d}.json"
+    path.write_text(json.dumps(record))
 
 
 def _word_of_peers(folder: Path, since: float) -> dict[str, Any] | None:
