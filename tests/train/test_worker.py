@@ -179,6 +179,7 @@ def test_fine_tuning_starts_from_the_weights_and_lists_the_rest(tmp_path, data, 
     assert "new         head.weight" in caplog.text
     old, new = (load_weights(r.config.folder).tensors for r in (first, second))
     torch.testing.assert_close(new["blocks.1.fc1.weight"], old["blocks.1.fc1.weight"])
+    shutil.rmtree(first.config.folder)
     resumed = go(second)  # its own commit comes before the weights it started from
     assert resumed["status"] == "finished"
     config = json.loads((second.config.folder / "config.json").read_text())["config"]

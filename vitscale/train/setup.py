@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from vitscale import __version__
+from vitscale.checkpoint.layout import CHECKPOINTS, step_folders
 from vitscale.checkpoint.weights import load_weights
 from vitscale.config.load import Recipe
 from vitscale.config.model import Shape
@@ -176,12 +177,17 @@ def _shape(config: RunConfig, shards: ShardSet, held: ShardSet | None) -> Shape:
 
 
 def _model(attempt: Attempt, found: Survey) -> ViT:
-    """A new model, on top of it pretrained weights where the recipe names some."""
+    """A new model, on top of it pretrained weights where the recipe names some.
+
+    A run that has commits of its own goes on from them or not at all, so the weights it began with are not read again
+    and may be gone.
+    """
     config = attempt.config
     _say(attempt, found.ops.reasons)
     model = build_model(found.shape, found.ops, seed=config.run.seed)
     set_recompute(model, config.engine.recompute)
-    if config.init is not None:
+    begun = attempt.ranks.first(lambda: bool(step_folders(config.folder / CHECKPOINTS)))
+    if config.init is not None and not begun:
         weights = load_weights(config.init.weights)
         report = load_pretrained(model, weights.tensors, weights.shape, head=config.init.head)
         _say(attempt, [f"weights from {weights.path}", *report.lines()])
