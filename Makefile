@@ -1,13 +1,16 @@
 # Every target makes .venv by itself; a machine needs Python 3.11 or newer, pip, gcc and make.
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-long lint format bench ui clean help
+.PHONY: demo test test-long lint format bench bench-loader fuzz ui clean help
 
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 RUNS ?= runs/demo
+FUZZ_S ?= 300
+PEERS  := .venv-peers
+BENCHES := decode growth loader memory shuffle step
 
 # python3.11 where there is one, else a python3 that is new enough.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -33,20 +36,34 @@ format: $(STAMP)      ## format the code and fix what can be fixed
 	$(BIN)/ruff check --fix --exit-zero
 	$(BIN)/ruff format
 
-bench: $(STAMP)       ## run the benches in bench/
-	for bench in bench/*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+bench: $(STAMP)       ## run the benches in bench/, a few minutes each
+	for name in $(BENCHES); do echo "== $$name"; $(BIN)/python -m bench.$$name || exit 1; done
+
+bench-loader: $(STAMP) $(PEERS)/.installed  ## our loader against webdataset, streaming and torchvision
+	$(BIN)/python -m bench.loader --peers $(PEERS)/bin/python
+
+fuzz: $(STAMP)        ## attack the image decoder for FUZZ_S seconds, under the address sanitizer
+	tests/fuzz/run.sh $(FUZZ_S)
 
 ui: $(STAMP)          ## open the MLflow page of the demo, or of RUNS=folder
 	$(BIN)/vitscale ui --home $(RUNS)
 
 clean:                ## remove the environment and caches; runs and data stay
-	rm -rf $(VENV) .ruff_cache .pytest_cache build dist vitscale.egg-info
+	rm -rf $(VENV) $(PEERS) .ruff_cache .pytest_cache build dist vitscale.egg-info
+	find vitscale -name '*.so' -delete
 	find vitscale launch tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The pin of torch is the same everywhere: on a machine with a GPU pip takes the build with CUDA.
-$(STAMP): pyproject.toml constraints.txt
+NATIVE := setup.py $(wildcard vitscale/data/native/*.c vitscale/data/native/*.h)
+$(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "vitscale needs Python 3.11 or newer; set PYTHON=/path/to/one"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Peers bring pins of their own, so they live apart.
+$(PEERS)/.installed: bench/peers.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --disable-pip-version-check -q -r bench/peers.txt
 	touch $@

@@ -36,5 +36,23 @@ def test_a_masked_slot_adds_nothing_and_the_divisor_stays(name):
     assert torch.count_nonzero(logits.grad[[1, 4]]) == 0
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_sigmoid_takes_several_labels_an_image(smoothing):
+    labels = torch.tensor(
+        [[0, 3, -1], [8, -1, -1], [-1, -1, -1], [1, 2, 3], [5, 7, -1], [4, -1, -1]]
+    )
+    hot = torch.zeros(6, 10).scatter_(1, labels.masked_fill(labels < 0, 9), 1.0)[:, :9]
+    targets = hot * (1 - smoothing) + smoothing / 9 * hot.sum(1, keepdim=True)
+    losses = F.binary_cross_entropy_with_logits(LOGITS, targets, reduction="none").sum(1)
+    losses[2] = 0  # without a label it is masked, not a negative of all classes
+    found = make_objective("sigmoid", smoothing)(LOGITS, labels)
+    torch.testing.assert_close(found, losses.sum() / 6)
+
+
+def test_softmax_refuses_several_labels():
+    with pytest.raises(ValueError, match="one label an image"):
+        make_objective("softmax", 0.0)(LOGITS, LABELS[:, None].repeat(1, 2))
+
+
 def test_bf16_logits_are_judged_in_float32():
     assert make_objective("softmax", 0.0)(LOGITS.bfloat16(), LABELS).dtype == torch.float32

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vitscale.config.cluster import ClusterProfile
-from vitscale.config.dataset import DatasetFacts, dataset_facts
+from vitscale.config.dataset import DatasetFacts
 from vitscale.config.load import Recipe
 from vitscale.config.plan import Plan, make_plan
 from vitscale.errors import ConfigError, ResourceError
@@ -47,7 +47,9 @@ def make_job(recipe: Recipe, profile: ClusterProfile, resume: Resume = "auto") -
         DataError: the training set cannot be read from here.
     """
     _insist_on_one_device(recipe, profile)
-    facts = dataset_facts(recipe.config.data.train)
+    from vitscale.data.facts import facts_of  # numpy and image libraries, no torch
+
+    facts = facts_of(recipe.config.data)
     plan = make_plan(recipe.config, world=profile.workers, epoch_images=facts.samples)
     return Job(recipe, profile, plan, facts, resume)
 

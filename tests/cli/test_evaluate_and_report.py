@@ -40,7 +40,7 @@ def test_few_shot_scores_name_short_classes(jobs, capsys):
     words = ["evaluate", "run", "--on", "fewshot", "--data", "a", "--train", "b"]
     assert main(words) == 0
     assert "short classes" in capsys.readouterr().out
-    assert (jobs[0].data, jobs[0].train) == (Path("a"), Path("b"))
+    assert (jobs[0].data, jobs[0].train) == ("a", "b")
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["scores"]["1-shot"]["short_classes"] == 2
 

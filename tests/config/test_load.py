@@ -9,6 +9,7 @@ import pytest
 
 from tests.config.recipe_text import write_recipe
 from vitscale.config.load import Recipe, load_recipe
+from vitscale.config.source import Source
 from vitscale.errors import ConfigError
 from vitscale.units import Duration
 
@@ -154,8 +155,8 @@ def test_settings_that_contradict_or_cannot_take_effect_are_errors(tmp_path, cha
 def test_paths_become_absolute_from_the_working_folder(tmp_path):
     path = write_recipe(tmp_path / "r.toml", init__weights="w", data__held_out="/abs/h")
     config = load_recipe(path).config
-    assert config.data.train == str(tmp_path / "data")
-    assert config.data.held_out == "/abs/h"
+    assert config.data.train == (Source(shards=str(tmp_path / "data")),)
+    assert config.data.held_out == Source(shards="/abs/h")
     assert config.run.home == str(tmp_path / "runs")
     assert config.folder == tmp_path / "runs" / "r"
     assert config.init is not None

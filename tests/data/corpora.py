@@ -6,16 +6,21 @@ import io
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from vitscale.config.data import DataConfig
-from vitscale.data.loader import TrainLoader
+from vitscale.config.source import Source
 from vitscale.data.samples import Sample, Split
 from vitscale.data.shards import ShardSet, open_shards
 from vitscale.data.write import pack
 from vitscale.place import Place
+
+if TYPE_CHECKING:
+    from vitscale.data.corpus import Corpus
+    from vitscale.data.loader import TrainLoader
 
 
 def image_file(format: str = "PNG", *, seed: int = 0, size: tuple[int, int] = (12, 10)) -> bytes:
@@ -46,16 +51,27 @@ def packed(folder: Path, count: int, *, shard_samples: int = 16, classes: int = 
 
 def loader_of(shards: ShardSet, *, place: Place = Place(), batch: int = 12, **data) -> TrainLoader:  # noqa: B008
     """A loader of 8 x 8 views, micro-batches of one or two images."""
-    settings = {"train": "x", "lanes": 3, "window": 8, "threads": 1, **data}
+    from vitscale.data.corpus import open_corpus
+    from vitscale.data.loader import TrainLoader
+
+    settings = {"train": str(shards.folder), "lanes": 3, "window": 8, "threads": 1, **data}
+    config = DataConfig.model_validate(settings)
     return TrainLoader(
-        shards,
-        DataConfig(**settings),
+        open_corpus(config.train, config),
+        config,
         image=(8, 8),
         batch=batch,
         micro_batch=1 if batch // place.world % 2 else 2,
         seed=5,
         place=place,
     )
+
+
+def corpus_of(shards: ShardSet) -> Corpus:
+    """All of a set."""
+    from vitscale.data.corpus import open_corpus
+
+    return open_corpus([Source(shards=str(shards.folder))])
 
 
 def make_tar(

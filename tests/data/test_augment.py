@@ -2,74 +2,153 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
-from PIL import Image
 
-from tests.data.corpora import image_file
 from vitscale.config.data import DataConfig
-from vitscale.data.augment import center_box, center_view, inception_box, train_view
-from vitscale.data.decode import decode
-from vitscale.data.random_keys import SampleStreams, generator
+from vitscale.data.augment import (
+    ATTEMPTS,
+    DRAWS,
+    center_boxes,
+    draws,
+    inception_boxes,
+    train_boxes,
+    whole_boxes,
+)
+from vitscale.data.random_keys import SampleStreams
 
-IMAGE = decode(image_file(size=(60, 40)))
+ODD_SIZES = [(0, 0), (1, 1), (1, 500), (500, 1), (3, 2), (65535, 65535), (500, 375), (375, 500)]
 
 
 def config(**settings) -> DataConfig:
     return DataConfig(train="x", **settings)
 
 
+def sizes_of(*sizes: tuple[int, int]) -> np.ndarray:
+    return np.array(sizes, np.int32)
+
+
+def drawn(count: int, *, seed: int = 0, epoch: int = 0) -> np.ndarray:
+    numbers = np.arange(count)
+    return draws(SampleStreams("augment", seed), np.full(count, epoch), numbers)
+
+
+def by_the_formula(
+    size: tuple[int, int], numbers: Sequence[float], area: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """`RandomResizedCrop.get_params` as torchvision documents it, one image at a time, on given random numbers."""
+    width, height = size
+    low, high = math.log(3 / 4), math.log(4 / 3)
+    for share, place in zip(numbers[:ATTEMPTS], numbers[ATTEMPTS : 2 * ATTEMPTS], strict=True):
+        target = width * height * (area[0] + share * (area[1] - area[0]))
+        aspect = math.exp(low + place * (high - low))
+        w, h = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left = int(numbers[-2] * (width - w + 1))
+            upper = int(numbers[-1] * (height - h + 1))
+            return left, upper, left + w, upper + h
+    if width / height < 3 / 4:
+        w, h = width, round(width / (3 / 4))
+    elif width / height > 4 / 3:
+        w, h = round(height * (4 / 3)), height
+    else:
+        w, h = width, height
+    left, upper = (width - w) // 2, (height - h) // 2
+    return left, upper, left + w, upper + h
+
+
+def test_inception_boxes_follow_the_formula():
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(2, 700, (3000, 2)).astype(np.int32)
+    sizes[:500, 0] = rng.integers(2, 9, 500)  # narrow: most attempts fail
+    numbers = drawn(3000)[:, 1:]
+    boxes = inception_boxes(sizes, numbers, (0.05, 1.0))
+    for size, row, box in zip(sizes.tolist(), numbers.tolist(), boxes.tolist(), strict=True):
+        assert tuple(box) == by_the_formula(tuple(size), row, (0.05, 1.0))
+
+
 def test_inception_boxes_have_the_stated_area_and_aspect():
-    rng = generator("test", 0)
-    boxes = np.array([inception_box((400, 300), (0.05, 1.0), rng) for _ in range(3000)])
+    boxes = inception_boxes(np.full((4000, 2), (4000, 3000)), drawn(4000)[:, 1:], (0.1, 0.4))
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    assert (boxes[:, :2] >= 0).all()
-    assert (boxes[:, 2] <= 400).all()
-    assert (boxes[:, 3] <= 300).all()
-    share, aspect = width * height / 120_000, width / height
-    assert 0.045 < share.min() < 0.08
-    assert share.max() > 0.9
-    assert 0.72 < aspect.min() < 0.78
-    assert 1.28 < aspect.max() < 1.38
-    assert abs(np.log(aspect).mean()) < 0.03
+    share, log_aspect = width * height / 12e6, np.log(width / height)
+    # no attempt fails at these shares: both are uniform, and so is the place in what is left
+    for values, low, high in (
+        (share, 0.1, 0.4),
+        (log_aspect, math.log(3 / 4), math.log(4 / 3)),
+        (boxes[:, 0] / (4000 - width), 0, 1),
+        (boxes[:, 1] / (3000 - height), 0, 1),
+    ):
+        expected = low + (np.arange(4000) + 0.5) / 4000 * (high - low)
+        assert np.abs(np.sort(values) - expected).max() < 0.03 * (high - low)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (3, 2)])
-def test_odd_images_still_give_a_box_inside(size):
-    rng = generator("test", 1)
-    for _ in range(50):
-        left, upper, right, lower = inception_box(size, (0.05, 1.0), rng)
-        assert 0 <= left < right <= size[0]
-        assert 0 <= upper < lower <= size[1]
+@pytest.mark.parametrize("crop", ["inception", "center", "none"])
+def test_every_size_gives_a_box_inside(crop):
+    sizes = np.repeat(sizes_of(*ODD_SIZES), 50, axis=0)
+    boxes, mirrored = train_boxes(sizes, drawn(len(sizes)), config(crop=crop), (224, 160))
+    assert (boxes.dtype, boxes.shape, mirrored.dtype) == (np.int32, (len(sizes), 4), bool)
+    known = sizes[:, 0] > 0
+    assert not boxes[~known].any()
+    left, upper, right, lower = boxes[known].T
+    assert ((left >= 0) & (left < right) & (right <= sizes[known, 0])).all()
+    assert ((upper >= 0) & (upper < lower) & (lower <= sizes[known, 1])).all()
 
 
-def test_the_central_box_has_the_aspect_of_the_target():
-    assert center_box((60, 40), (8, 8)) == (10, 0, 50, 40)
-    assert center_box((40, 60), (8, 8)) == (0, 10, 40, 50)
-    assert center_box((60, 40), (10, 20)) == (0, 5, 60, 35)
-    assert center_box((28, 28), (7, 7)) == (0, 0, 28, 28)
+@pytest.mark.parametrize(
+    ("size", "out", "box"),
+    [
+        ((60, 40), (8, 8), (10, 0, 50, 40)),
+        ((40, 60), (8, 8), (0, 10, 40, 50)),
+        ((60, 40), (10, 20), (0, 5, 60, 35)),
+        ((28, 28), (7, 7), (0, 0, 28, 28)),
+        ((1, 900), (5, 5), (0, 449, 1, 450)),
+        ((0, 0), (5, 5), (0, 0, 0, 0)),
+    ],
+)
+def test_the_central_box_has_the_aspect_of_the_target(size, out, box):
+    assert center_boxes(sizes_of(size), out).tolist() == [list(box)]
+    boxes, _ = train_boxes(sizes_of(size), drawn(1), config(crop="center"), out)
+    assert boxes.tolist() == [list(box)]
 
 
-def test_center_of_a_square_image_is_a_plain_resize():
-    square = decode(image_file(size=(30, 30)))
-    plain = square.resize((10, 10), Image.Resampling.BILINEAR)
-    assert center_view(square, (10, 10)).tobytes() == plain.tobytes()
+def test_whole_boxes_are_whole():
+    assert whole_boxes(sizes_of((60, 40), (0, 0))).tolist() == [[0, 0, 60, 40], [0, 0, 0, 0]]
 
 
-def test_resizing_a_box_is_resizing_the_cropped_image():
-    view = train_view(IMAGE, generator("x", 0), config(crop="center", flip=False), (10, 10))
-    cropped = IMAGE.crop((10, 0, 50, 40)).resize((10, 10), Image.Resampling.BILINEAR)
-    difference = (np.asarray(view).astype(int) - np.asarray(cropped))[1:-1, 1:-1]
-    assert np.abs(difference).max() <= 1  # at its border a view also averages over pixels outside
+def test_flip_mirrors_half_of_the_images_whatever_the_crop():
+    sizes = np.full((4000, 2), 50)
+    mirrored = [
+        train_boxes(sizes, drawn(4000), config(crop=c), (8, 8))[1] for c in ("none", "center")
+    ]
+    assert np.array_equal(*mirrored)
+    assert 1850 < mirrored[0].sum() < 2150
+    assert not train_boxes(sizes, drawn(4000), config(flip=False), (8, 8))[1].any()
 
 
-def test_flip_mirrors_half_of_the_images():
-    plain = train_view(IMAGE, generator("x", 0), config(crop="none", flip=False), (10, 10))
-    streams = SampleStreams("augment", 0)
-    views = [train_view(IMAGE, streams.at(0, n), config(crop="none"), (10, 10)) for n in range(400)]
-    mirrored = [np.asarray(view)[:, ::-1].tobytes() == plain.tobytes() for view in views]
-    assert all(m or v.tobytes() == plain.tobytes() for m, v in zip(mirrored, views, strict=True))
-    assert 150 < sum(mirrored) < 250
+def test_a_batch_may_be_cut_into_any_parts():
+    sizes = np.random.default_rng(0).integers(1, 600, (90, 2)).astype(np.int32)
+    epochs, ids = np.arange(90) % 3, np.arange(90) * 7
+    whole = train_boxes(sizes, draws(SampleStreams("a", 1), epochs, ids), config(), (224, 224))
+    streams, parts = SampleStreams("a", 1), []
+    for part in (slice(40, 90), slice(0, 1), slice(1, 40)):
+        numbers = draws(streams, epochs[part], ids[part])
+        parts.append(train_boxes(sizes[part], numbers, config(), (224, 224)))
+    for all_at_once, (last, first, middle) in zip(whole, zip(*parts, strict=True), strict=True):
+        assert np.array_equal(all_at_once, np.concatenate([first, middle, last]))
+
+
+def test_draws_are_those_of_the_sample_stream():
+    expected = SampleStreams("augment", 3).at(5, 11).random(DRAWS)
+    numbers = draws(SampleStreams("augment", 3), np.array([4, 5]), np.array([11, 11]))
+    assert np.array_equal(numbers[1], expected)
+    assert not np.array_equal(numbers[0], expected)
+    assert draws(SampleStreams("augment", 3), np.zeros(0, int), np.zeros(0, int)).shape == (
+        0,
+        DRAWS,
+    )
 
 
 def test_a_stream_follows_from_seed_epoch_and_sample_alone():

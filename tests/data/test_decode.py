@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from tests.data.corpora import encoded, image_file
+from tests.data.jpegs import jpeg
 from vitscale.data.bad_images import BadImage
-from vitscale.data.decode import MAX_PIXELS, decode
+from vitscale.data.decode import MAX_PIXELS, decode, decode_box
 
 RED, GREY = (200, 30, 10), 77
 
@@ -117,6 +118,53 @@ def test_random_damage_raises_nothing_but_bad_image():
 def test_anything_but_jpeg_png_webp_is_refused(data):
     with pytest.raises(BadImage):
         decode(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (encoded(Image.new("RGB", (4, 4)), "GIF"), "GIF"),
+        (encoded(Image.new("RGB", (4, 4)), "BMP"), "BMP"),
+        (encoded(Image.new("RGB", (4, 4)), "TIFF"), "TIFF"),
+        (b"\0\0\0\x20ftypavif" + bytes(20), "AVIF"),
+        (b"\0\0\0\x20ftypisom" + bytes(20), "an ISO media file"),
+        (b"  <!DOCTYPE html><p>404", "HTML"),
+        (b"\xef\xbb\xbf<?xml version='1.0'?><svg/>", "SVG"),
+        (b"\x01\x02\x03", "a file that begins with 01 02 03"),
+        (b"\xff\xd8\xff", "a JPEG file with a damaged header"),
+    ],
+)
+def test_a_refused_format_is_named(data, name):
+    with pytest.raises(BadImage, match=name):
+        decode(data)
+
+
+@pytest.mark.parametrize("side", [8, 16, 100, 101, 107])
+@pytest.mark.parametrize("by", [1, 2, 4, 8])
+def test_a_box_is_decoded_at_the_fraction_that_the_rule_gives(side, by):
+    data = jpeg(side, side + 3)
+    small = side // by
+    part = decode_box(data, (0, 0, side, side), (small, small), shrink=True)
+    found = next(k for k in (8, 4, 2, 1) if side >= k * small)
+    assert part.size == (-(-side // found), -(-side // found))
+    assert decode_box(data, (0, 0, side, side), (small, small), shrink=False).size == (side, side)
+
+
+def test_a_part_of_a_file_that_cannot_shrink_keeps_its_size():
+    data = image_file("PNG", size=(40, 40))
+    assert decode_box(data, (1, 2, 39, 38), (4, 4), shrink=True).tobytes() == (
+        decode(data).crop((1, 2, 39, 38)).tobytes()
+    )
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+def test_a_box_or_size_that_does_not_fit_is_refused(format):
+    data = image_file(format)
+    for box in ((0, 0, 13, 1), (-1, 0, 3, 3), (3, 3, 3, 4), (0, 0, 0, 0)):
+        with pytest.raises(BadImage, match=r"box|does not say its size"):
+            decode_box(data, box, (4, 4), shrink=False)
+    with pytest.raises(BadImage, match="measures 12 x 10 px, the index says 10 x 12 px"):
+        decode_box(data, (0, 0, 1, 1), (4, 4), shrink=False, known=(10, 12))
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

@@ -22,6 +22,9 @@ def index_of(labels: list[list[int]]) -> ShardIndex:
         crcs=np.arange(n, dtype=np.uint32),
         label_starts=np.cumsum([0, *map(len, labels)]).astype(np.uint32),
         labels=np.array(flat, np.uint32),
+        widths=np.arange(n, dtype=np.uint16) + 1,
+        heights=np.full(n, 2**16 - 1, np.uint16),
+        kinds=np.arange(n, dtype=np.uint8) % 4,
         tar_bytes=10**6,
         tar_xxh3="00112233445566778899aabbccddeeff",
     )
@@ -32,7 +35,17 @@ def test_an_index_reads_back_as_written(tmp_path, labels):
     index = index_of(labels)
     write_index(index, tmp_path / "a.vsidx")
     again = read_index(tmp_path / "a.vsidx")
-    for name in ("offsets", "key_hashes", "lengths", "crcs", "label_starts", "labels"):
+    for name in (
+        "offsets",
+        "key_hashes",
+        "lengths",
+        "crcs",
+        "label_starts",
+        "labels",
+        "widths",
+        "heights",
+        "kinds",
+    ):
         assert np.array_equal(getattr(index, name), getattr(again, name))
     assert (again.tar_bytes, again.tar_xxh3) == (index.tar_bytes, index.tar_xxh3)
     assert hash_of_labels(again) == hash_of_labels(index)
@@ -42,10 +55,10 @@ def test_an_index_reads_back_as_written(tmp_path, labels):
 def test_the_layout_is_the_documented_one(tmp_path):
     write_index(index_of([[7]]), tmp_path / "a.vsidx")
     data = (tmp_path / "a.vsidx").read_bytes()
-    assert len(data) == 64 + 8 + 8 + 4 + 4 + 8 + 4 + 8
+    assert len(data) == 64 + 8 + 8 + 4 + 4 + 8 + 4 + 2 + 2 + 1 + 8
     assert data[:8] == b"VSIDX\r\n\0"
-    assert struct.unpack_from("<IIQQQ", data, 8) == (1, 64, 1, 1, 10**6)
-    assert struct.unpack_from("<QQIIIII", data, 64) == (512, 2**63, 100, 0, 0, 1, 7)
+    assert struct.unpack_from("<IIQQQ", data, 8) == (2, 64, 1, 1, 10**6)
+    assert struct.unpack_from("<QQIIIIIHHB", data, 64) == (512, 2**63, 100, 0, 0, 1, 7, 1, 65535, 0)
 
 
 def test_any_flipped_byte_is_noticed(tmp_path):

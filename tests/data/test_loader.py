@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import logging
+import re
 import threading
 
 import numpy as np
 import pytest
 import torch
 
-from tests.data.corpora import damage_image, image_file, loader_of, packed, split_of
+from tests.data.corpora import corpus_of, damage_image, image_file, loader_of, packed, split_of
 from vitscale.data.bad_images import tolerated
 from vitscale.data.batch import MicroBatch
 from vitscale.data.device import normalise
@@ -44,7 +45,12 @@ def joined(batches: list[MicroBatch]) -> MicroBatch:
         torch.cat([batch.images for batch in batches]),
         torch.cat([batch.labels for batch in batches]),
         np.concatenate([batch.ids for batch in batches]),
+        np.concatenate([batch.epochs for batch in batches]),
     )
+
+
+def part_of(batch: MicroBatch, part: slice) -> MicroBatch:
+    return MicroBatch(batch.images[part], batch.labels[part], batch.ids[part], batch.epochs[part])
 
 
 def assert_same(one: MicroBatch, other: MicroBatch) -> None:
@@ -69,21 +75,15 @@ def test_ranks_together_see_the_global_batch_bit_for_bit(shards, world):
     ]
     for step in range(6):
         share = slice(step * 12 // world, (step + 1) * 12 // world)
-        parts = [
-            MicroBatch(rank.images[share], rank.labels[share], rank.ids[share]) for rank in ranks
-        ]
         at = slice(step * 12, (step + 1) * 12)
-        assert_same(joined(parts), MicroBatch(whole.images[at], whole.labels[at], whole.ids[at]))
+        assert_same(joined([part_of(rank, share) for rank in ranks]), part_of(whole, at))
 
 
 @pytest.mark.parametrize("position", [12, 48, 60, 600])
 def test_starting_at_a_position_goes_on_as_if_never_stopped(shards, position):
     through = take(loader_of(shards), 0, position + 36)
     resumed = take(loader_of(shards), position, 36)
-    assert_same(
-        resumed,
-        MicroBatch(through.images[position:], through.labels[position:], through.ids[position:]),
-    )
+    assert_same(resumed, part_of(through, slice(position, None)))
 
 
 def test_a_resumed_run_shows_every_sample_as_often_as_an_uninterrupted_one(shards):
@@ -97,14 +97,14 @@ def test_the_number_of_threads_and_prefetch_change_no_bit(tmp_path):
     samples = [Sample(f"{n}", "png", image_file(seed=n, size=(64, 64)), 0) for n in range(24)]
     pack(Split(("a",), samples), tmp_path / "d")
     large = open_shards(tmp_path / "d")
-    assert useful_threads(4, large) == 4
+    assert useful_threads(4, corpus_of(large)) == 4
     one = take(loader_of(large), 0, 48)
     assert_same(one, take(loader_of(large, threads=4, prefetch=1), 0, 48))
     assert_same(one, take(loader_of(large, threads=3, prefetch=9), 0, 48))
 
 
 def test_small_images_are_left_to_one_thread(shards):
-    assert useful_threads(8, shards) == 1
+    assert useful_threads(8, corpus_of(shards)) == 1
 
 
 def test_augmentation_differs_between_epochs(shards):
@@ -130,10 +130,10 @@ def test_a_bad_image_is_masked_counted_and_named(tmp_path, caplog):
     assert not got.images[torch.from_numpy(masked)].any()
     assert (got.labels[torch.from_numpy(~masked)] >= 0).all()
     assert loader.bad_images == 1
-    lines = [record.getMessage() for record in caplog.records]
-    assert lines == [
-        f"masked a bad image: {shards.name(9)}: its bytes do not have the checksum of the index"
-    ]
+    [line] = [record.getMessage() for record in caplog.records]
+    shard, key, offset = shards.whereabouts(9)
+    assert line.startswith(f"masked a bad image: {shard}, key {key!r}, byte {offset}: ")
+    assert "checksum" in line
 
 
 def test_masking_moves_no_other_sample(tmp_path):
@@ -226,35 +226,56 @@ def test_a_state_fits_its_own_loader_and_another_batch_size(shards):
     loader = loader_of(shards)
     state = loader.state(120)
     assert state["position"] == 120
-    loader.check(state)
+    loader.resume(state)
     other = loader_of(shards, batch=6)
-    other.check(state)
+    other.resume(state)
     for each in (loader, other):
         each.close()
 
 
 def test_what_changed_since_the_checkpoint_is_named(shards, tmp_path):
     state = loader_of(shards).state(12)
+    state["eras"][0]["seed"] = 6
     other = loader_of(packed(tmp_path / "d", 51), lanes=4, window=9)
     with pytest.raises(DataError) as caught:
-        other.check(state | {"seed": 6})
+        other.resume(state)
     text = str(caught.value)
     for part in (
         "fingerprint",
+        "number of samples was 50, is 51",
         "run.seed was 6, is 5",
         "data.lanes was 3, is 4",
         "data.window was 8",
     ):
         assert part in text
     with pytest.raises(DataError, match="another version"):
-        other.check({})
+        other.resume({})
+
+
+def test_an_accepted_change_goes_on_in_a_new_order_that_repeats_no_permutation(shards, tmp_path):
+    state = loader_of(shards).state(120)
+    grown = packed(tmp_path / "d", 60, shard_samples=7)
+    with pytest.raises(DataError) as refused:
+        loader_of(grown).resume(state)
+    name = re.search('accept_change="([0-9a-f]+)"', str(refused.value)).group(1)
+    loader = loader_of(grown, accept_change=name)
+    loader.resume(state)
+    got = take(loader, 120, 60)
+    assert sorted(got.ids) == list(range(60))
+    assert set(got.epochs) == {3}  # 120 of 50 samples were in epochs 0 to 2
+    assert got.ids.tolist() != take(loader_of(grown), 0, 60).ids.tolist()
+    later = loader_of(grown, accept_change=name)
+    later.resume(loader.state(180))  # resumed again, in the era that has begun
+    assert set(take(later, 180, 60).epochs) == {4}
+    with pytest.raises(ConfigError, match="names another order"):
+        loader_of(shards, accept_change=name)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5, 60])
 @pytest.mark.parametrize("batch", [1, 7, 100])
 def test_a_scan_shows_every_sample_once_over_all_ranks(shards, world, batch):
     seen = [
-        list(scan(shards, image=(8, 8), batch=batch, place=Place(rank, world)))
+        list(scan(corpus_of(shards), image=(8, 8), batch=batch, place=Place(rank, world)))
         for rank in range(world)
     ]
     ids = [b.ids for batches in seen for b in batches]
@@ -266,30 +287,33 @@ def test_a_scan_shows_every_sample_once_over_all_ranks(shards, world, batch):
 
 def test_a_scan_follows_the_given_ids_in_their_order(shards):
     ids = np.array([41, 3, 3, 17])
-    got = joined(list(scan(shards, image=(8, 8), batch=3, place=Place(), ids=ids)))
+    got = joined(list(scan(corpus_of(shards), image=(8, 8), batch=3, place=Place(), ids=ids)))
     assert got.ids.tolist() == [41, 3, 3, 17]
     assert torch.equal(got.images[1], got.images[2])
-    assert list(scan(shards, image=(8, 8), batch=3, place=Place(), ids=np.array([], int))) == []
+    assert (
+        list(scan(corpus_of(shards), image=(8, 8), batch=3, place=Place(), ids=np.array([], int)))
+        == []
+    )
     with pytest.raises(IndexError):
-        next(scan(shards, image=(8, 8), batch=3, place=Place(), ids=np.array([50])))
+        next(scan(corpus_of(shards), image=(8, 8), batch=3, place=Place(), ids=np.array([50])))
 
 
 def test_a_scan_crops_the_centre_or_squeezes(shards):
-    centre = next(scan(shards, image=(8, 8), batch=4, place=Place()))
-    squeezed = next(scan(shards, image=(8, 8), batch=4, place=Place(), crop="none"))
+    centre = next(scan(corpus_of(shards), image=(8, 8), batch=4, place=Place()))
+    squeezed = next(scan(corpus_of(shards), image=(8, 8), batch=4, place=Place(), crop="none"))
     assert not torch.equal(centre.images, squeezed.images)
 
 
 def test_a_scan_masks_bad_images_and_stops_at_many(tmp_path):
     shards = packed(tmp_path / "d", 40)
     damage_image(shards, 9)
-    got = joined(list(scan(shards, image=(8, 8), batch=16, place=Place())))
+    got = joined(list(scan(corpus_of(shards), image=(8, 8), batch=16, place=Place())))
     assert (got.labels == -1).nonzero().flatten().tolist() == [9]
     for sample in range(20):
         if sample != 9:
             damage_image(shards, sample)
     with pytest.raises(DataError, match="are bad"):
-        list(scan(shards, image=(8, 8), batch=16, place=Place()))
+        list(scan(corpus_of(shards), image=(8, 8), batch=16, place=Place()))
 
 
 def test_normalising_maps_bytes_to_minus_one_and_one():

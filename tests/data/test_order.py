@@ -8,13 +8,23 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from vitscale.data.mixture import Mixture
 from vitscale.data.order import Order
 
 UNEVEN = np.random.default_rng(0).integers(0, 120, 60)
 
 
-def order_of(counts=UNEVEN, *, seed=3, lanes=8, window=200) -> Order:
-    return Order(np.asarray(counts), seed=seed, lanes=lanes, window=window)
+class Alone(Mixture):
+    """One order and the batches that are cut from it."""
+
+    samples: int
+
+
+def order_of(counts=UNEVEN, *, seed=3, lanes=8, window=200) -> Alone:
+    order = Order(np.asarray(counts), seed=seed, lanes=lanes, window=window)
+    alone = Alone([order])
+    alone.samples = order.samples
+    return alone
 
 
 @pytest.mark.parametrize("counts", [UNEVEN, [1], [7], [5, 0, 3], [1] * 40, [64]])
@@ -83,7 +93,7 @@ def test_a_tiny_data_set_is_fully_permuted_whatever_the_lanes():
 def test_a_class_sorted_corpus_is_mixed_nearly_like_a_global_permutation():
     classes, each, shard, batch = 64, 500, 250, 256
     samples = classes * each
-    order = Order(np.full(samples // shard, shard), seed=0, lanes=64, window=2 * shard)
+    order = order_of(np.full(samples // shard, shard), seed=0, lanes=64, window=2 * shard)
     pairs = np.array(
         [same_class_pairs(order.batch(at, batch).ids // each) for at in range(0, samples, batch)]
     )
@@ -98,7 +108,7 @@ def same_class_pairs(labels: np.ndarray) -> int:
 
 
 def test_four_billion_samples_are_sought_in_well_under_a_second():
-    order = Order(np.full(400_000, 10_000), seed=1, lanes=1024, window=40_000)
+    order = order_of(np.full(400_000, 10_000), seed=1, lanes=1024, window=40_000)
     begin = time.process_time()
     order.batch(order.samples * 5 // 3, 4096, 5, 64)
     assert time.process_time() - begin < 0.5

@@ -126,7 +126,7 @@ def test_a_folder_without_manifest_says_what_to_do(tmp_path):
 
 
 DAMAGE = {
-    "other version": lambda m: m | {"version": 2},
+    "other version": lambda m: m | {"version": 3},
     "other format": lambda m: m | {"format": "tfrecord"},
     "no classes": lambda m: {k: v for k, v in m.items() if k != "classes"},
     "class no text": lambda m: m | {"classes": [1]},

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
+from tests.data.corpora import corpus_of
 from vitscale.data.loader import scan
 from vitscale.data.synthetic import synthetic_shards
 from vitscale.place import Place
 
 
 def pixels_of(shards) -> np.ndarray:
-    batches = scan(shards, image=(16, 16), batch=50, place=Place())
+    batches = scan(corpus_of(shards), image=(16, 16), batch=50, place=Place())
     return np.concatenate([batch.images.flatten(1).numpy() for batch in batches]) / 255
 
 

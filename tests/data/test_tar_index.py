@@ -15,9 +15,11 @@ import pytest
 import webdataset
 
 from tests.data.corpora import files_with, flip_byte, image_file, make_tar
+from vitscale.data.class_names import read_class_names
+from vitscale.data.labels import LabelRule
 from vitscale.data.shards import open_shards
 from vitscale.data.tar_headers import TarReader, members
-from vitscale.data.tar_index import LabelRule, index_folder, index_tar, read_class_names
+from vitscale.data.tar_index import index_folder, index_tar
 from vitscale.errors import DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves tars open
@@ -132,12 +134,10 @@ def test_the_walk_agrees_with_tarfile_on_every_member(tmp_path):
 
 REFUSED = {
     "no image": [("a.cls", b"1"), *files_with(["b"])],
-    "no label file": [("a.jpg", b"x")],
     "the key comes twice": [*files_with(["a", "b"]), ("a.txt", b"x")],
     "two files with extension .png": [*files_with(["a"]), *files_with(["a"])],
     "two images, a.png and a.jpg": [("a.png", b"x"), ("a.jpg", b"x"), ("a.cls", b"1")],
-    "not a whole number": [("a.png", b"x"), ("a.cls", b"cat")],
-    'has no "label"': [("a.png", b"x"), ("a.json", b'{"class": 1}')],
+    "not whole numbers": [("a.png", b"x"), ("a.cls", b"cat")],
     "labels run from 0": [("a.png", b"x"), ("a.json", b'{"label": -1}')],
     "no samples": [],
 }

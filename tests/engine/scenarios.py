@@ -21,6 +21,7 @@ from vitscale.engine.local import LocalEngine
 from vitscale.engine.recompute import set_recompute
 from vitscale.engine.zero import ZeroEngine
 from vitscale.model.build import build_model
+from vitscale.model.vit import ViT
 from vitscale.objective import make_objective
 from vitscale.place import place_of
 
@@ -33,18 +34,24 @@ def shape_with(**changes: Any) -> Shape:
     return Shape.from_json({**SHAPE.as_json(), **changes})
 
 
-def images_of(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The global batch of a step, the same for every world size."""
+def images_of(step: int, masked: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """The global batch of a step, the same for every world size; the first `masked` images do not count."""
     generator = torch.Generator().manual_seed(step)
     images = torch.randint(0, 256, (BATCH, 3, 12, 12), dtype=torch.uint8, generator=generator)
-    return images, torch.randint(0, 7, (BATCH,), generator=generator)
+    labels = torch.randint(0, 7, (BATCH,), generator=generator)
+    labels[:masked] = -1
+    return images, labels
+
+
+def new_model(**shape: Any) -> ViT:
+    model = build_model(shape_with(**shape), seed=1)
+    head = torch.Generator().manual_seed(5)  # a zero head would hide differences for a step
+    model.head.weight.data.normal_(0, 0.1, generator=head)
+    return model
 
 
 def make_engine(case: dict[str, Any], ranks: Ranks) -> tuple[SeededEngine, Plan]:
-    shape = shape_with(dropout=case.get("dropout", 0.0), drop_path=case.get("drop_path", 0.0))
-    model = build_model(shape, seed=1)
-    head = torch.Generator().manual_seed(5)  # a zero head would hide differences for a step
-    model.head.weight.data.normal_(0, 0.1, generator=head)
+    model = new_model(dropout=case.get("dropout", 0.0), drop_path=case.get("drop_path", 0.0))
     set_recompute(model, case.get("recompute", "none"))
     world, accumulation = ranks.place.world, case.get("accumulation", 1)
     micro = BATCH // world // accumulation
@@ -68,16 +75,18 @@ def make_engine(case: dict[str, Any], ranks: Ranks) -> tuple[SeededEngine, Plan]
         )
     else:
         engine = ZeroEngine(model, objective, config, optim, plan, device=device)
-    return SeededEngine(engine, 3, ranks.place.rank), plan
+    return SeededEngine(engine, 3, ranks.place), plan
 
 
-def train_steps(engine: Any, plan: Plan, rank: int, steps: range) -> list[tuple[str, str]]:
+def train_steps(
+    engine: Any, plan: Plan, rank: int, steps: range, masked: int = 0
+) -> list[tuple[str, str]]:
     """(loss, norm) of every step as exact hexadecimal floats; the loss is this rank's."""
     seen = []
     for step in steps:
-        engine.begin(step)
-        images, labels = images_of(step)
+        images, labels = images_of(step, masked)
         own = slice(rank * plan.rank_batch, (rank + 1) * plan.rank_batch)
+        engine.begin(step, labels[own].split(plan.micro_batch))
         losses = []
         for index, micro in enumerate(
             zip(
@@ -97,7 +106,8 @@ def losses(cases: list[dict[str, Any]], steps: int) -> list[list[tuple[str, str]
     found = []
     for case in cases:
         engine, plan = make_engine(case, ranks)
-        found.append(train_steps(engine, plan, ranks.place.rank, range(steps)))
+        masked = case.get("masked", 0)
+        found.append(train_steps(engine, plan, ranks.place.rank, range(steps), masked))
         engine.close()
     ranks.close()
     return found

@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
+import torch.nn.functional as F
 
+from tests.engine.scenarios import images_of, new_model
 from tests.ranks import run_ranks
+from vitscale.data.device import normalise
 
 pytestmark = pytest.mark.dist
 
@@ -59,6 +63,23 @@ def bf16_runs():
 @pytest.fixture(scope="module")
 def alone():
     return run_ranks(1, "tests.engine.scenarios:losses", [LOCAL, zero(1), zero(3)], STEPS)
+
+
+MASKED = [{**LOCAL, "masked": 10}, *(zero(stage, masked=10, accumulation=2) for stage in range(4))]
+
+
+def test_the_loss_is_a_mean_over_the_images_that_count_however_they_fall_on_ranks():
+    """Of 16 images 10 are masked: all 8 of the first rank. Against the 6 that count, alone."""
+    images, labels = images_of(0, masked=10)
+    with torch.no_grad():
+        logits = new_model()(normalise(images[10:], "cpu", torch.float32))
+    truth = float(F.cross_entropy(logits, labels[10:]))
+    two = run_ranks(2, "tests.engine.scenarios:losses", MASKED, 2)
+    one = run_ranks(1, "tests.engine.scenarios:losses", MASKED[:1], 2)
+    assert as_floats(one[0][0])[0][0] == pytest.approx(truth, rel=1e-5)
+    for case in range(len(MASKED)):
+        for own, reference in zip(mean_of_ranks(two, case), mean_of_ranks(one, 0), strict=True):
+            assert own == pytest.approx(reference, rel=2e-5)
 
 
 def test_losses_fall_and_the_norm_is_clipped_from_above_its_bound(fp32_runs):

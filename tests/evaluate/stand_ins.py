@@ -17,7 +17,7 @@ class ColourSet:
     own_labels: np.ndarray
     class_names: tuple[str, ...]
     bad: frozenset[int] = frozenset()
-    folder: str = "colours"
+    where: str = "colours"
 
     @property
     def samples(self):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,9 +29,7 @@ def step_folder(tmp_path, monkeypatch):
         from_checkpoint, "load_weights", lambda path: Weights(SHAPE, tensors, 7, folder)
     )
     shards = colour_set([0, 1, 2, 3, 0, 1, 2, 3], 4)
-    monkeypatch.setattr(
-        from_checkpoint, "open_shards", lambda path: replace(shards, folder=str(path))
-    )
+    monkeypatch.setattr(from_checkpoint, "open_corpus", lambda sources, config: shards)
     for room in (held_out, fewshot):
         monkeypatch.setattr(room, "scan", scan)
     return folder
@@ -44,7 +41,7 @@ def save_recipe(run: Path, **changes):
 
 
 def test_an_untrained_head_scores_chance(step_folder):
-    found = evaluate(Job(step_folder, "held-out", data=Path("d"), batch=3, device="cpu"))
+    found = evaluate(Job(step_folder, "held-out", data="d", batch=3, device="cpu"))
     assert (found["step"], found["data"], found["on"]) == (7, "d", "held-out")
     assert found["checkpoint"] == str(step_folder)
     assert found["scores"]["loss"] == pytest.approx(1.3862944, rel=1e-5)  # ln 4
@@ -59,7 +56,7 @@ def test_data_and_loss_come_from_the_saved_recipe(step_folder):
 
 
 def test_features_of_an_untrained_model_still_tell_colours_apart(step_folder):
-    job = Job(step_folder, "fewshot", data=Path("d"), train=Path("t"), batch=3, device="cpu")
+    job = Job(step_folder, "fewshot", data="d", train="t", batch=3, device="cpu")
     scores = evaluate(job)["scores"]
     assert set(scores) == {"1-shot", "5-shot", "10-shot", "25-shot"}
     assert scores["1-shot"]["mean"] > 0.25  # chance
@@ -70,10 +67,10 @@ def test_without_a_folder_of_shards_the_option_is_named(step_folder):
     with pytest.raises(ConfigError, match="Give --data DIR"):
         evaluate(Job(step_folder, "held-out", device="cpu"))
     with pytest.raises(ConfigError, match="Give --train DIR"):
-        evaluate(Job(step_folder, "fewshot", data=Path("d"), device="cpu"))
+        evaluate(Job(step_folder, "fewshot", data="d", device="cpu"))
 
 
 def test_shards_with_more_classes_than_the_head_are_refused(step_folder, monkeypatch):
-    monkeypatch.setattr(from_checkpoint, "open_shards", lambda path: colour_set([0, 5], 6))
+    monkeypatch.setattr(from_checkpoint, "open_corpus", lambda *_: colour_set([0, 5], 6))
     with pytest.raises(DataError, match="6 classes, the model 4"):
-        evaluate(Job(step_folder, "held-out", data=Path("d"), device="cpu"))
+        evaluate(Job(step_folder, "held-out", data="d", device="cpu"))

@@ -20,6 +20,9 @@ from vitscale.train.progress import Progress
 class Story:
     """All collaborators in one; writes down what happens."""
 
+    bad_images = 0
+    work = SimpleNamespace(read_s=0.0, decode_s=0.0, lost=0)
+
     def __init__(self, start=0, stop_at=None, bad_step=None):
         self.told = []
         self.start, self.stop_at, self.bad_step = start, stop_at, bad_step
@@ -32,8 +35,9 @@ class Story:
         self.told.append(f"feed from {position}")
         return (SimpleNamespace(images=i, labels=i) for i in itertools.count(position // 2))
 
-    def begin(self, step):
+    def begin(self, step, labels):
         self.now = step
+        self.told.append(f"step with labels {labels}")
 
     def accumulate(self, images, labels, *, last):
         self.told.append(f"micro {images}{' last' if last else ''}")
@@ -59,7 +63,7 @@ class Story:
 
 def tell(story):
     plan = Plan(1, 4, 2, 2, 12, 6, 0, 2, 3, 4)
-    meters = Window(plan, gather=lambda v: [v], flops_per_image=1.0, bad_images=lambda: 0)
+    meters = Window(plan, gather=lambda v: [v], flops_per_image=1.0, loader=story, copied_s=float)
     run = Run(plan, story, story, story, float, meters, story, story, story)
     return train(run)
 
@@ -67,7 +71,7 @@ def tell(story):
 def test_a_run_from_the_start_logs_saves_and_evaluates_when_due():
     story = Story()
     assert tell(story) == ("finished", Progress(6, 6, 24))
-    kept = [line for line in story.told if not line.startswith(("micro", "update"))]
+    kept = [line for line in story.told if not line.startswith(("step", "micro", "update"))]
     assert kept == [
         "restore",
         "feed from 0",
@@ -84,13 +88,14 @@ def test_a_run_from_the_start_logs_saves_and_evaluates_when_due():
     ]
     updates = [line for line in story.told if line.startswith("update")]
     assert updates == [f"update at {float(step)}" for step in range(6)]
-    assert story.told[2:5] == ["micro 0", "micro 1 last", "update at 0.0"]
+    first = ["step with labels [0, 1]", "micro 0", "micro 1 last", "update at 0.0"]
+    assert story.told[2:6] == first
 
 
 def test_a_resumed_run_feeds_from_where_it_was():
     story = Story(start=4)
     tell(story)
-    assert story.told[:3] == ["restore", "feed from 16", "micro 8"]
+    assert story.told[:4] == ["restore", "feed from 16", "step with labels [8, 9]", "micro 8"]
     assert len([line for line in story.told if line.startswith("update")]) == 2
 
 

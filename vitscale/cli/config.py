@@ -11,6 +11,7 @@ from vitscale.config.difference import differences, keys_in_force, read_any
 from vitscale.config.explain import Key, explain, summary_of
 from vitscale.config.load import Recipe, load_recipe
 from vitscale.config.redaction import redact_table, redact_text
+from vitscale.config.run import conflicts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,18 +44,33 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def resolved_text(recipe: Recipe, *, with_sources: bool) -> str:
-    """The recipe as TOML with every key; keys that are null are comments, as TOML has no null."""
+    """The recipe as TOML with every key; keys that are null or have no effect are comments."""
     lines: list[str] = []
     section = ""
-    for key, value in keys_in_force(recipe.config).items():
+    values = keys_in_force(recipe.config)
+    idle = {key for key, _ in conflicts(recipe.config, values)}
+    for key, value in values.items():
         table, _, name = key.partition(".")
         if table != section:
             lines += [f"[{table}]"] if not lines else ["", f"[{table}]"]
             section = table
-        line = f"# {name} is not set" if value is None else f"{name} = {json.dumps(value)}"
+        line = f"{name} = {_toml(value)}"
+        if value is None:
+            line = f"# {name} is not set"
+        elif key in idle:
+            line = f"# {line} has no effect here"
         source = recipe.sources.get(key, "default")
         lines.append(f"{line:<48}  # {source}" if with_sources else line)
     return "\n".join(lines)
+
+
+def _toml(value: object) -> str:
+    """A JSON value other than null as TOML writes it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)
 
 
 def _diff(arguments: argparse.Namespace) -> int:

@@ -36,8 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
         Job(
             checkpoint=Path(arguments.checkpoint),
             on=arguments.on,
-            data=arguments.data and Path(arguments.data),
-            train=arguments.train and Path(arguments.train),
+            data=arguments.data,
+            train=arguments.train,
             batch=arguments.batch,
             device=arguments.device,
             precision=arguments.precision,

@@ -6,7 +6,8 @@ import argparse
 from dataclasses import asdict
 
 from vitscale.cli.arguments import add_json, add_recipe, print_json
-from vitscale.config.dataset import DatasetFacts, dataset_facts
+from vitscale.config.data import DataConfig
+from vitscale.config.dataset import DatasetFacts
 from vitscale.config.load import load_recipe
 from vitscale.config.model import Shape
 from vitscale.config.plan import Plan, make_plan
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the model, the data and the plan; fails like the run itself would."""
     config = load_recipe(arguments.recipe, arguments.overrides).config
-    facts = _facts(arguments, config.data.train)
+    facts = _facts(arguments, config.data)
     shape = config.model.shape(config.model.classes or len(facts.classes))
     if arguments.world < 1:
         raise ConfigError("a job has at least one rank", where="--world", given=arguments.world)
@@ -44,10 +45,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _facts(arguments: argparse.Namespace, folder: str) -> DatasetFacts:
+def _facts(arguments: argparse.Namespace, config: DataConfig) -> DatasetFacts:
     """Of the data set, or of one that is not on this machine and only counted."""
     if arguments.images is None and arguments.classes is None:
-        return dataset_facts(folder)
+        from vitscale.data.facts import facts_of
+
+        return facts_of(config)
     if not arguments.images or not arguments.classes:
         raise ConfigError(
             "--images and --classes must be given together, both above zero",

@@ -7,16 +7,18 @@ from typing import Literal
 from pydantic import Field
 
 from vitscale.config.base import Section
+from vitscale.config.source import SourceField, SourcesField
 
 
 class DataConfig(Section):
     """WebDataset shards with their index, made by `vitscale shards pack` or `vitscale shards index`."""
 
-    train: str = Field(min_length=1)
-    """Folder of the training shards (it holds `manifest.json`)."""
+    train: SourcesField
+    """Folder or URL of the training shards, perhaps a part of it ("data/i21k[51200:]"); a table with `shards` and
+    filters; or a list of tables, a mixture by `weight`."""
 
-    held_out: str | None = None
-    """Folder of the shards that are never trained on; evaluated during and after the run."""
+    held_out: SourceField | None = None
+    """Shards that are never trained on, written as one source of `train`; evaluated during and after the run."""
 
     crop: Literal["inception", "center", "none"] = "inception"
     """Training crop: random area and aspect (arXiv 1409.4842), the central square, or a plain resize."""
@@ -33,6 +35,9 @@ class DataConfig(Section):
     window: int = Field(default=4096, ge=1)
     """Samples of a lane that are shuffled among each other; this bounds the reader's memory."""
 
+    decode: Literal["auto", "c", "pillow"] = "auto"
+    """Decoder of JPEGs: the C extension where it was built, else Pillow. Both take the same crops."""
+
     threads: int = Field(default=2, ge=1)
     """Threads a rank that read and decode."""
 
@@ -41,3 +46,18 @@ class DataConfig(Section):
 
     bad_image_limit: float = Field(default=1e-4, ge=0, le=1)
     """Share of images that may fail to decode before the run stops; each is named and masked."""
+
+    missing_shards: Literal["abort", "mask"] = "abort"
+    """A shard that cannot be had for good ends the run, or its samples are masked and accounted for."""
+
+    cache: str | None = None
+    """Folder on this node for shards of remote sources; needed for those, shared by ranks and runs."""
+
+    cache_gb: float = Field(default=500.0, gt=0)
+    """Size the cache is held to, in 10^9 bytes: the shards that are needed farthest in the future go first."""
+
+    allow_pipe: bool = False
+    """Let sources be `pipe:` commands, which run in a shell with your rights."""
+
+    accept_change: str | None = None
+    """Resume although data or order changed: the order's new name, which the refusal prints."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,7 +18,8 @@ from vitscale.errors import DataError
 
 MANIFEST = "manifest.json"
 FORMAT = "vitscale-shards"
-VERSION = 1
+VERSION = 2
+_TAR_NAME = re.compile(r"[^/\0]*\.tar")
 MASKED = -1  # the label of a slot whose image could not be used
 _MAKE_ONE = "Make one with `vitscale shards pack`, or `vitscale shards index` for existing tars."
 
@@ -35,13 +37,20 @@ class DatasetFacts:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """One tar: `xxh3` is the 128-bit hash of its bytes, `labels` the 64-bit hash of its labels as `<u4`."""
+    """One tar: `xxh3` is the 128-bit hash of its bytes, `labels` the 64-bit hash of its labels as `<u4`.
+
+    Where nothing else is said, every sample has one label.
+    """
 
     name: str
     samples: int
     bytes: int
     xxh3: str
     labels: str
+    most_labels: int = 1
+    """The largest number of labels of a sample."""
+    unlabelled: int = 0
+    """Samples without a label."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,16 @@ class Manifest:
     @property
     def samples(self) -> int:
         return sum(shard.samples for shard in self.shards)
+
+    @property
+    def most_labels(self) -> int:
+        """The largest number of labels of a sample."""
+        return max((shard.most_labels for shard in self.shards), default=0)
+
+    @property
+    def unlabelled(self) -> int:
+        """Samples without a label."""
+        return sum(shard.unlabelled for shard in self.shards)
 
     @property
     def fingerprint(self) -> str:
@@ -99,12 +118,25 @@ def read_manifest(folder: str | Path) -> Manifest:
     if not path.parent.is_dir():
         raise DataError("no such data folder", where=str(folder), do=_MAKE_ONE)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise _without_manifest(path.parent) from error
     except (OSError, ValueError) as error:
-        raise _damaged(path, str(error)) from error
-    return _manifest_of(record, path)
+        raise _damaged(str(path), str(error)) from error
+    return manifest_of_text(text, str(path))
+
+
+def manifest_of_text(text: str, where: str) -> Manifest:
+    """Check the text of a `manifest.json`, which may come from a store; `where` names it in messages.
+
+    Raises:
+        DataError: it is damaged or of another version.
+    """
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(where, str(error)) from error
+    return _manifest_of(record, where)
 
 
 def _without_manifest(folder: Path) -> DataError:
@@ -119,24 +151,25 @@ def _without_manifest(folder: Path) -> DataError:
     return DataError(f"the folder has no {MANIFEST}", where=str(folder), do=hint)
 
 
-def _manifest_of(content: Any, path: Path) -> Manifest:
+def _manifest_of(content: Any, where: str) -> Manifest:
     record = cast(dict[str, Any], content if isinstance(content, dict) else {})
     if record.get("format") != FORMAT:
-        raise _damaged(path, f'"format" is not "{FORMAT}"')
+        raise _damaged(where, f'"format" is not "{FORMAT}"')
     if record.get("version") != VERSION:
         raise DataError(
             "the manifest has another version",
-            where=str(path),
+            where=where,
             given=record.get("version"),
-            do=f"This vitscale reads version {VERSION}: index the folder anew.",
+            do=f"This vitscale reads version {VERSION}: run `vitscale shards index "
+            f"{where.removesuffix('/' + MANIFEST)}`.",
         )
     try:
         classes = tuple(_text(name) for name in record["classes"])
         manifest = Manifest(classes, tuple(_shards_of(record["shards"])))
     except (KeyError, TypeError) as error:
-        raise _damaged(path, f"{type(error).__name__} {error}") from error
+        raise _damaged(where, f"{type(error).__name__} {error}") from error
     if manifest.fingerprint != record.get("fingerprint"):
-        raise _damaged(path, "its contents do not give its fingerprint")
+        raise _damaged(where, "its contents do not give its fingerprint")
     return manifest
 
 
@@ -144,9 +177,11 @@ def _shards_of(records: Iterable[Any]) -> Iterable[ShardRecord]:
     for record in records:
         shard = ShardRecord(**record)
         for field in fields(ShardRecord):
-            if type(getattr(shard, field.name)).__name__ != field.type:
+            if field.name not in record or type(getattr(shard, field.name)).__name__ != field.type:
                 raise TypeError(f"shard {record}: {field.name} is no {field.type}")
-        if "/" in shard.name or shard.samples < 0 or shard.bytes < 0:
+        numbers = (shard.samples, shard.bytes, shard.most_labels, shard.unlabelled)
+        sound = min(numbers) >= 0 and max(numbers) < 2**63 and shard.unlabelled <= shard.samples
+        if not sound or not _TAR_NAME.fullmatch(shard.name):
             raise TypeError(f"shard {record}")
         yield shard
 
@@ -157,9 +192,9 @@ def _text(value: Any) -> str:
     return value
 
 
-def _damaged(path: Path, why: str) -> DataError:
+def _damaged(where: str, why: str) -> DataError:
     return DataError(
         f"the manifest is damaged: {why}",
-        where=str(path),
+        where=where,
         do="Copy the data set again, or run `vitscale shards index` on its folder.",
     )

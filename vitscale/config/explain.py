@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 
 from vitscale.config.load import section_class
 from vitscale.config.run import RunConfig
+from vitscale.config.source import Source
 from vitscale.errors import ConfigError, nearest
 from vitscale.units import Duration
 
@@ -81,10 +82,14 @@ def _kind(annotation: Any) -> str:
         return "null"
     if get_origin(annotation) is Literal:
         return " | ".join(_shown(value) for value in get_args(annotation))
+    if get_origin(annotation) is tuple and Ellipsis in get_args(annotation):
+        return f"list of {_kind(get_args(annotation)[0])}"
     if get_origin(annotation) is tuple:
         return "[" + ", ".join(_kind(part) for part in get_args(annotation)) + "]"
     if arguments := get_args(annotation):
         return " | ".join(_kind(part) for part in arguments)
+    if annotation is Source:
+        return "text or table"
     names = {str: "text", int: "whole number", float: "number", bool: "true | false"}
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
 

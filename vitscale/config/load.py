@@ -12,9 +12,10 @@ from typing import Any, cast
 from pydantic import BaseModel, ValidationError
 
 from vitscale.config.run import SCHEMA_VERSION, RunConfig, conflicts
+from vitscale.config.source import absolute_paths
 from vitscale.errors import ConfigError, nearest
 
-_PATHS = ("run.home", "data.train", "data.held_out", "init.weights")
+_PATHS = ("run.home", "data.train", "data.held_out", "data.cache", "init.weights")
 
 
 @dataclass(frozen=True)
@@ -149,12 +150,15 @@ def _make_absolute(values: dict[str, Any]) -> None:
         section, name = key.split(".")
         found: Any = values.get(section)
         table = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
-        path = table.get(name)
-        if isinstance(path, str) and "://" not in path:
-            table[name] = str(Path(path).expanduser().absolute())
+        if name in table:
+            table[name] = absolute_paths(table[name], _absolute)
     run: Any = values.get("run")
     if isinstance(run, dict) and "home" not in run:
         run["home"] = str(Path("runs").absolute())
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 def _validate(values: dict[str, Any], sources: dict[str, str]) -> RunConfig:
@@ -199,14 +203,17 @@ def _sentence(detail: Any, sources: dict[str, str], root: type[BaseModel]) -> st
 
 
 def _located(key: str, text: str, sources: dict[str, str]) -> str:
-    source = sources.get(key)
+    parts = key.split(".")  # a key inside a list of tables was set where the list was
+    prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    source = next((sources[prefix] for prefix in prefixes if prefix in sources), None)
     return f"{key}: {text} [{source}]" if source else f"{key}: {text}"
 
 
 def _names_beside(path: list[str], root: type[BaseModel]) -> list[str]:
     model: Any = root
     for name in path[:-1]:
-        model = section_class(model, name)
+        if not name.isdigit():  # a place in a list of tables
+            model = section_class(model, name)
     return list(model.model_fields)
 
 

@@ -10,6 +10,7 @@ from vitscale.config.data import DataConfig
 from vitscale.config.engine import EngineConfig, OpsConfig
 from vitscale.config.model import ModelConfig
 from vitscale.config.optim import OptimConfig
+from vitscale.config.source import Source, is_url
 from vitscale.config.train import (
     CheckpointConfig,
     EvaluateConfig,
@@ -65,6 +66,7 @@ def _impossible_values(config: RunConfig) -> Iterator[tuple[str, str]]:
             )
         elif duration.unit == "%" and key == "train.duration":
             yield key, f"{duration} of what? Use epochs, images or steps"
+    yield from _impossible_data(config)
     low, high = config.data.crop_area
     if not 0 < low <= high <= 1:
         yield "data.crop_area", f"[{low}, {high}] must satisfy 0 < smallest <= largest <= 1"
@@ -91,8 +93,30 @@ def _idle_settings(config: RunConfig) -> Iterator[tuple[str, str]]:
     for name in ("momentum",) if config.optim.optimizer == "adamw" else ("betas", "eps"):
         text = f'has no effect with optim.optimizer = "{config.optim.optimizer}": remove it'
         yield f"optim.{name}", text
+    if not any(is_url(source.shards) for source in sources_of(config)):
+        for name in ("cache", "cache_gb"):
+            yield f"data.{name}", "has no effect: all shards are on local disks"
+    if not any(source.shards.startswith("pipe:") for source in sources_of(config)):
+        yield "data.allow_pipe", "has no effect: no source is a pipe: command"
     if config.data.crop != "inception":
         yield "data.crop_area", f'has no effect with data.crop = "{config.data.crop}": remove it'
+
+
+def sources_of(config: RunConfig) -> tuple[Source, ...]:
+    """Every shard set the run reads, the held-out one last."""
+    held_out = config.data.held_out
+    return (*config.data.train, held_out) if held_out is not None else config.data.train
+
+
+def _impossible_data(config: RunConfig) -> Iterator[tuple[str, str]]:
+    train, held_out = config.data.train, config.data.held_out
+    if len(train) == 1 and train[0].weight != 1:
+        yield "data.train.0.weight", "has no effect on a single source: remove it"
+    if held_out is not None and held_out.weight != 1:
+        yield "data.held_out.weight", "has no effect: all of a held-out set is scored"
+    remote = [source.shards for source in sources_of(config) if is_url(source.shards)]
+    if remote and config.data.cache is None:
+        yield "data.cache", f"is needed to read {remote[0]}: name a folder on a local disk"
 
 
 def _durations(config: RunConfig):

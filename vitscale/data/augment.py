@@ -1,6 +1,7 @@
-"""What happens to a decoded image before it enters a batch: pure functions of (image, random stream).
+"""Which part of an image a view shows, for many images at once: pure functions of sizes and random numbers.
 
-Resizing is Pillow's bilinear filter, which averages over the source when it shrinks (antialias).
+What an image gets follows from its own row alone, so a batch may be cut into any parts. An image whose size is not
+known, (0, 0), gets the empty box, which no decoder accepts.
 """
 
 from __future__ import annotations
@@ -8,74 +9,92 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from PIL import Image
 
 from vitscale.config.data import DataConfig
-
-Box = tuple[int, int, int, int]
-"""Left, upper, right, lower, in pixels."""
+from vitscale.data.random_keys import SampleStreams
 
 ASPECT = (3 / 4, 4 / 3)
 """Width over height of an inception crop (arXiv 1409.4842, section 6)."""
-_ATTEMPTS = 10
+ATTEMPTS = 10
+DRAWS = 1 + 2 * ATTEMPTS + 2
+"""Uniform numbers an image: whether it is mirrored; area and aspect of each attempt; place of the crop."""
 
 
-def train_view(
-    image: Image.Image, rng: np.random.Generator, config: DataConfig, size: tuple[int, int]
-) -> Image.Image:
-    """Crop, resize to `size` (height, width) and perhaps mirror; the draws do not depend on `size`."""
-    mirrored = config.flip and rng.random() < 0.5
-    if config.crop == "inception":
-        box = inception_box(image.size, config.crop_area, rng)
-    elif config.crop == "center":
-        box = center_box(image.size, size)
-    else:
-        box = (0, 0, *image.size)
-    view = resized(image, box, size)
-    return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else view
+def draws(streams: SampleStreams, epochs: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """The random numbers of each sample in its epoch, float64 [n, DRAWS] in [0, 1); epochs and ids int64 [n].
 
-
-def center_view(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The central part with the aspect of `size`, resized; all of an image that has that aspect."""
-    return resized(image, center_box(image.size, size), size)
-
-
-def resized(image: Image.Image, box: Box, size: tuple[int, int]) -> Image.Image:
-    """The pixels of `box`, resized to `size` (height, width)."""
-    height, width = size
-    return image.resize((width, height), Image.Resampling.BILINEAR, box=box)
-
-
-def inception_box(
-    image_size: tuple[int, int], area: tuple[float, float], rng: np.random.Generator
-) -> Box:
-    """A box of random area share and aspect inside an image of (width, height).
-
-    Of ten draws the first that fits is placed at random; if none fits, the central box of nearest
-    aspect is taken.
+    A fixed number whatever they are used for, so that a change of size or crop leaves the rest as it is.
     """
-    width, height = image_size
-    shares = rng.uniform(area[0], area[1], _ATTEMPTS)
-    aspects = np.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1]), _ATTEMPTS))
-    for share, aspect in zip(shares.tolist(), aspects.tolist(), strict=True):
-        w = round(math.sqrt(share * width * height * aspect))
-        h = round(math.sqrt(share * width * height / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            left = int(rng.integers(0, width - w + 1))
-            upper = int(rng.integers(0, height - h + 1))
-            return left, upper, left + w, upper + h
-    aspect = min(max(width / height, ASPECT[0]), ASPECT[1])
-    return _central(image_size, aspect)
+    drawn = np.empty((len(ids), DRAWS))
+    for row, epoch, sample in zip(drawn, epochs.tolist(), ids.tolist(), strict=True):
+        streams.at(epoch, sample).random(out=row)
+    return drawn
 
 
-def center_box(image_size: tuple[int, int], size: tuple[int, int]) -> Box:
-    """The largest central box with the aspect of `size` (height, width)."""
-    return _central(image_size, size[1] / size[0])
+def train_boxes(
+    sizes: np.ndarray, drawn: np.ndarray, config: DataConfig, out_size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What training shows of each image.
+
+    Args:
+        sizes: int32 [n, 2], width and height.
+        drawn: from `draws`.
+        config: crop, its area, and whether views may be mirrored.
+        out_size: height and width of the views, whose aspect the central crop takes.
+
+    Returns:
+        Boxes int32 [n, 4] of left, upper, right, lower, and which views are mirrored, bool [n].
+    """
+    if config.crop == "inception":
+        boxes = inception_boxes(sizes, drawn[:, 1:], config.crop_area)
+    elif config.crop == "center":
+        boxes = center_boxes(sizes, out_size)
+    else:
+        boxes = whole_boxes(sizes)
+    return boxes, (drawn[:, 0] < 0.5) & config.flip
 
 
-def _central(image_size: tuple[int, int], aspect: float) -> Box:
-    width, height = image_size
-    w = max(1, min(width, round(height * aspect)))
-    h = max(1, min(height, round(width / aspect)))
+def inception_boxes(sizes: np.ndarray, drawn: np.ndarray, area: tuple[float, float]) -> np.ndarray:
+    """Boxes of random share of the image area and random aspect, int32 [n, 4].
+
+    Of ten attempts the first that fits is placed at random; if none fits, the central box of nearest aspect is taken.
+
+    Args:
+        sizes: int32 [n, 2], width and height.
+        drawn: float64 [n, 22] in [0, 1): shares, aspects, place.
+        area: smallest and largest share.
+    """
+    width, height = sizes.astype(np.float64).T
+    shares = area[0] + drawn[:, :ATTEMPTS] * (area[1] - area[0])
+    low, high = math.log(ASPECT[0]), math.log(ASPECT[1])
+    aspects = np.exp(low + drawn[:, ATTEMPTS : 2 * ATTEMPTS] * (high - low))
+    pixels = shares * (width * height)[:, None]
+    w, h = np.rint(np.sqrt(pixels * aspects)), np.rint(np.sqrt(pixels / aspects))
+    fits = (w > 0) & (w <= width[:, None]) & (h > 0) & (h <= height[:, None])
+    rows, first = np.arange(len(sizes)), fits.argmax(1)
+    w, h = w[rows, first], h[rows, first]
+    left = np.floor(drawn[:, -2] * (width - w + 1))
+    upper = np.floor(drawn[:, -1] * (height - h + 1))
+    placed = np.stack([left, upper, left + w, upper + h], axis=1)
+    return np.where(fits.any(1)[:, None], placed, _central(sizes, ASPECT)).astype(np.int32)
+
+
+def center_boxes(sizes: np.ndarray, out_size: tuple[int, int]) -> np.ndarray:
+    """The largest central box with the aspect of `out_size` (height, width) of each image, int32 [n, 4]."""
+    aspect = out_size[1] / out_size[0]
+    return _central(sizes, (aspect, aspect))
+
+
+def whole_boxes(sizes: np.ndarray) -> np.ndarray:
+    """All of each image, int32 [n, 4]; `sizes` int32 [n, 2]."""
+    return np.concatenate([np.zeros_like(sizes), sizes], axis=1, dtype=np.int32)
+
+
+def _central(sizes: np.ndarray, aspects: tuple[float, float]) -> np.ndarray:
+    """The largest central box whose aspect is nearest to that of the image within `aspects`, int32 [n, 4]."""
+    width, height = sizes.astype(np.int64).T
+    aspect = np.clip(width / np.maximum(height, 1), *aspects)
+    w = np.clip(np.rint(height * aspect).astype(np.int64), np.minimum(width, 1), width)
+    h = np.clip(np.rint(width / aspect).astype(np.int64), np.minimum(height, 1), height)
     left, upper = (width - w) // 2, (height - h) // 2
-    return left, upper, left + w, upper + h
+    return np.stack([left, upper, left + w, upper + h], axis=1).astype(np.int32)

@@ -1,29 +1,27 @@
-"""A micro-batch of images, and how it is filled from a data set.
+"""A micro-batch of images, and how it is filled from a corpus.
 
-Letters: B images, H and W pixels.
+Letters: B images, H and W pixels, L labels at most.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 
 from vitscale.config.dataset import MASKED
 from vitscale.data.bad_images import BadImage
-from vitscale.data.decode import decode
-from vitscale.data.order import Slots
-from vitscale.data.shards import ShardSet
+from vitscale.data.corpus import Corpus
+from vitscale.data.mixture import Slots
+from vitscale.data.pixels import Decoder
 
-"""Label of a slot whose image could not be used; its pixels are zero."""
 _TASKS_PER_THREAD = 2
 
-View = Callable[[Image.Image, int, int], Image.Image]
-"""(image, epoch, sample id) -> the image at its final size."""
+Geometry = Callable[[np.ndarray, Slots], tuple[np.ndarray, np.ndarray]]
+"""(width and height of each image [n, 2], slots) -> boxes int32 [n, 4], mirrored bool [n]"""
 
 
 @dataclass(frozen=True)
@@ -31,11 +29,40 @@ class MicroBatch:
     """Images for one forward pass on one device."""
 
     images: torch.Tensor
-    """[B, 3, H, W] uint8, in pinned memory where CUDA is available."""
+    """[B, 3, H, W] uint8, channels last in memory, pinned where CUDA is available."""
     labels: torch.Tensor
-    """[B] int64; `MASKED` (-1) for a slot that must not count."""
+    """[B] int64, or [B, L] where samples of the corpus have several; `MASKED` (-1) stands for no label, and in every
+    place of a slot that must not count."""
     ids: np.ndarray
     """[B] int64 sample ids, also of masked slots."""
+    epochs: np.ndarray
+    """[B] int64."""
+
+
+def counted(labels: torch.Tensor) -> torch.Tensor:
+    """How many images of a micro-batch count: those with a label, int64 []."""
+    return (labels.reshape(len(labels), -1) != MASKED).any(1).sum()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What filling came to: masked samples with the reason; thread seconds."""
+
+    bad: list[tuple[int, str]]
+    lost: int
+    """Slots whose shard is missing for good."""
+    read_s: float
+    decode_s: float
+
+    @classmethod
+    def total(cls, parts: Iterable[Outcome]) -> Outcome:
+        parts = list(parts)
+        return cls(
+            [pair for part in parts for pair in part.bad],
+            sum(part.lost for part in parts),
+            sum(part.read_s for part in parts),
+            sum(part.decode_s for part in parts),
+        )
 
 
 @dataclass
@@ -43,60 +70,73 @@ class Filling:
     """A micro-batch being filled by several threads, each a part of the slots."""
 
     batch: MicroBatch
-    parts: list[Future[list[tuple[int, str]]]]
+    parts: list[Future[Outcome]]
 
-    def finish(self) -> tuple[MicroBatch, list[tuple[int, str]]]:
-        """Wait; the batch, and (sample id, reason) of every masked slot in slot order.
+    def finish(self) -> tuple[MicroBatch, Outcome]:
+        """Wait for the batch.
 
         Raises:
             Exception: what a thread raised.
         """
-        return self.batch, [bad for part in self.parts for bad in part.result()]
+        return self.batch, Outcome.total(part.result() for part in self.parts)
 
     def cancel(self) -> None:
         for part in self.parts:
             part.cancel()
 
 
-def start_filling(
-    shards: ShardSet,
-    slots: Slots,
-    new_view: Callable[[], View],
-    image: tuple[int, int],
-    pool: ThreadPoolExecutor,
-    threads: int,
-) -> Filling:
-    """Have `pool` read and decode the images of `slots`; every part of the work makes a view of its own."""
-    pin = torch.cuda.is_available()
-    images = torch.empty(len(slots), 3, *image, dtype=torch.uint8, pin_memory=pin)
-    labels = torch.empty(len(slots), dtype=torch.int64, pin_memory=pin)
-    batch = MicroBatch(images, labels, slots.ids)
-    size = max(1, -(-len(slots) // (threads * _TASKS_PER_THREAD)))
-    parts = [
-        pool.submit(_fill, batch, shards, slots, new_view, slice(begin, begin + size))
-        for begin in range(0, len(slots), size)
-    ]
-    return Filling(batch, parts)
+@dataclass(frozen=True)
+class Filler:
+    """Reads and decodes the images of slots on the threads of `pool`."""
 
+    corpus: Corpus
+    decoder: Decoder
+    geometry: Callable[[], Geometry]
+    """Makes a geometry for the use of one thread."""
+    image: tuple[int, int]
+    shrink: bool
+    """Whether JPEGs may be decoded at a fraction of their size where the view allows it."""
+    pool: ThreadPoolExecutor
+    threads: int
 
-def _fill(
-    batch: MicroBatch, shards: ShardSet, slots: Slots, new_view: Callable[[], View], part: slice
-) -> list[tuple[int, str]]:
-    """Fill the slots of `part`; (sample id, reason) of those that had to be masked."""
-    images, labels = batch.images.numpy(), batch.labels.numpy()
-    view, bad = new_view(), []
-    for slot in range(*part.indices(len(slots))):
-        sample = int(slots.ids[slot])
-        try:
-            data, labels[slot] = shards.sample(sample)
-            _put(view(decode(data), int(slots.epochs[slot]), sample), images[slot])
-        except BadImage as error:
-            images[slot], labels[slot] = 0, MASKED
-            bad.append((sample, error.what))
-    return bad
+    def start(self, slots: Slots) -> Filling:
+        """Begin to fill a micro-batch."""
+        pin = torch.cuda.is_available()
+        pixels = torch.empty(len(slots), *self.image, 3, dtype=torch.uint8, pin_memory=pin)
+        several = (self.corpus.most_labels,) if self.corpus.most_labels > 1 else ()
+        labels = torch.empty(len(slots), *several, dtype=torch.int64, pin_memory=pin)
+        batch = MicroBatch(pixels.permute(0, 3, 1, 2), labels, slots.ids, slots.epochs)
+        size = max(1, -(-len(slots) // (self.threads * _TASKS_PER_THREAD)))
+        parts = [
+            self.pool.submit(self._fill, pixels, labels, slots, slice(begin, begin + size))
+            for begin in range(0, len(slots), size)
+        ]
+        return Filling(batch, parts)
 
-
-def _put(image: Image.Image, into: np.ndarray) -> None:
-    """Copy an RGB image into uint8 [3, H, W]; by channel is twice as fast as a transposed copy."""
-    for channel, pixels in enumerate(image.split()):
-        into[channel] = pixels
+    def _fill(
+        self, pixels: torch.Tensor, labels: torch.Tensor, slots: Slots, part: slice
+    ) -> Outcome:
+        out, slots = pixels.numpy()[part], slots[part]
+        rows = self.corpus.rows(slots.ids)
+        boxes, mirrored = self.geometry()(rows.files.sizes, slots)
+        filled = self.decoder.fill(out, rows.files, boxes, mirrored, shrink=self.shrink)
+        lost = set(np.flatnonzero(rows.files.handles < 0).tolist())
+        bad = {slot: why for slot, why in filled.bad if slot not in lost}
+        for slot in list(bad):
+            try:
+                data = self.corpus.reread(int(slots.ids[slot]))
+                self.decoder.view(
+                    data, out[slot], boxes[slot], bool(mirrored[slot]), shrink=self.shrink
+                )
+                del bad[slot]
+            except BadImage as error:
+                bad[slot] = error.what
+        bad |= {
+            int(slot): "it has no label" for slot in np.flatnonzero(rows.labels[:, 0] == MASKED)
+        }
+        masked = [*bad, *lost]
+        rows.labels[masked], out[masked] = MASKED, 0
+        into = labels.numpy()[part]
+        into[...] = rows.labels.reshape(into.shape)
+        reasons = [(int(slots.ids[slot]), bad[slot]) for slot in sorted(bad) if slot not in lost]
+        return Outcome(reasons, len(lost), filled.read_s, filled.decode_s)

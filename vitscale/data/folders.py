@@ -1,12 +1,10 @@
-"""Folders that appear whole or not at all."""
+"""A place to build a folder that appears whole or not at all, and that a killed process can go on filling."""
 
 from __future__ import annotations
 
 import fcntl
-import glob
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,34 +15,30 @@ from vitscale.units import human_bytes
 
 @contextmanager
 def folder_aside(target: Path) -> Iterator[Path]:
-    """A new folder beside `target` to be filled and renamed; it is removed if that does not happen.
+    """The folder `.NAME.packing` beside `target`, new or as a killed process left it, for this process alone.
 
-    A killed process cannot tidy up, so what such a one left is removed by the next that packs the
-    same target. The lock on a folder in use falls with its process, also by SIGKILL.
+    It stays when an exception ends the work, so that the next try can use what is finished; who wants it
+    gone removes it inside. Its lock falls with the process, also by SIGKILL.
+
+    Raises:
+        ResourceError: another process is at work in it, or it cannot be made.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(target)
-    aside = target.parent / f".{target.name}.packing-{uuid.uuid4().hex[:12]}"
-    aside.mkdir()
-    lock = os.open(aside, os.O_RDONLY)
+    aside = target.parent / f".{target.name}.packing"
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        aside.mkdir(parents=True, exist_ok=True)
+        lock = os.open(aside, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        what = f"no folder can be made for it: {error.strerror}"
+        raise ResourceError(what, where=str(target), do="Choose a target you may write.") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            what = "another process is packing the same target"
+            raise ResourceError(what, where=str(target), do="Wait for it, or end it.") from error
         yield aside
     finally:
         os.close(lock)
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _remove_abandoned(target: Path) -> None:
-    for folder in target.parent.glob(f".{glob.escape(target.name)}.packing-*"):
-        lock = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(lock)
 
 
 def check_space(folder: Path, needed: int) -> None:

@@ -6,26 +6,28 @@ number nor the rank.
 
 from __future__ import annotations
 
-import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from vitscale.config.data import DataConfig
-from vitscale.data.augment import center_view, resized, train_view
+from vitscale.data.augment import center_boxes, draws, train_boxes, whole_boxes
 from vitscale.data.bad_images import BadImages
-from vitscale.data.batch import Filling, MicroBatch, View, start_filling
-from vitscale.data.order import Order, Slots
+from vitscale.data.batch import Filler, Filling, Geometry, MicroBatch, Outcome, counted
+from vitscale.data.corpus import Corpus
+from vitscale.data.eras import Eras
+from vitscale.data.ledger import Ledger, Seen
+from vitscale.data.mixture import Slots
+from vitscale.data.pixels import choose_decoder
 from vitscale.data.random_keys import SampleStreams
-from vitscale.data.shards import ShardSet
-from vitscale.errors import ConfigError, DataError
+from vitscale.errors import ConfigError
 from vitscale.place import Place
 
-STATE_VERSION = 1
 SCAN_BAD_IMAGE_LIMIT = 0.01
 _SCAN_AHEAD = 3
 _SMALL_SAMPLE_BYTES = 8192
@@ -33,22 +35,41 @@ _SMALL_SAMPLE_BYTES = 8192
 48 px JPEGs from 6,300 to 4,100 images/s, and 160 px ones (12 kB) from 2,400 to 3,600 (2026-11)."""
 
 
+@dataclass(frozen=True)
+class Work:
+    """What the threads of a loader have done so far; seconds are summed over threads."""
+
+    read_s: float = 0.0
+    decode_s: float = 0.0
+    lost: int = 0
+    """Slots masked because their shard is missing for good."""
+
+    def plus(self, outcome: Outcome) -> Work:
+        return replace(
+            self,
+            read_s=self.read_s + outcome.read_s,
+            decode_s=self.decode_s + outcome.decode_s,
+            lost=self.lost + outcome.lost,
+        )
+
+
 class TrainLoader:
     """Endless training micro-batches of one rank.
 
     Args:
-        shards: the training set.
+        corpus: what is trained on.
         config: the `[data]` table.
         image: height and width of the views.
         batch: images of an optimizer step over all ranks.
         micro_batch: images handed over at a time; must divide batch / world.
         seed: of order and augmentation.
         place: this rank.
+        quarantine: file that names the bad images; none if None.
     """
 
     def __init__(
         self,
-        shards: ShardSet,
+        corpus: Corpus,
         config: DataConfig,
         *,
         image: tuple[int, int],
@@ -56,6 +77,7 @@ class TrainLoader:
         micro_batch: int,
         seed: int,
         place: Place,
+        quarantine: Path | None = None,
     ) -> None:
         if batch % (micro_batch * place.world):
             raise ConfigError(
@@ -63,18 +85,36 @@ class TrainLoader:
                 where="train.batch",
                 do=f"Choose a multiple of {micro_batch * place.world}.",
             )
-        self._shards, self._config, self._image = shards, config, image
+        self._corpus, self._config, self._image = corpus, config, image
         self._batch, self._micro_batch, self._seed, self._place = batch, micro_batch, seed, place
-        self._order = Order(shards.counts, seed=seed, lanes=config.lanes, window=config.window)
-        self._bad = BadImages(config.bad_image_limit, shards.samples, shards.name)
-        self._threads = useful_threads(config.threads, shards)
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="vitscale-data")
+        self._eras = Eras(corpus, config, seed)
+        limit = config.bad_image_limit
+        self._bad = BadImages(limit, corpus.samples, corpus.whereabouts, quarantine)
+        self._work = Work()
+        self._ledger = Ledger()
+        self._decoder = choose_decoder(config.decode)
+        threads = useful_threads(config.threads, corpus)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="vitscale-data")
+        self._filler = Filler(
+            corpus, self._decoder, self._geometry, image, True, self._pool, threads
+        )
         self._closed = False
+        self._at = 0
 
     @property
     def bad_images(self) -> int:
         """Distinct images that this rank had to mask so far."""
         return len(self._bad)
+
+    @property
+    def work(self) -> Work:
+        """What the threads have done for the micro-batches handed over so far."""
+        return self._work
+
+    @property
+    def decoder(self) -> str:
+        """Which decoder runs, for the log."""
+        return self._decoder.name
 
     def batches(self, position: int) -> Iterator[MicroBatch]:
         """This rank's micro-batches from run position `position` on, without end; `close` ends them.
@@ -82,82 +122,79 @@ class TrainLoader:
         Raises:
             DataError: while iterating, when more images are bad than `bad_image_limit` allows.
         """
-        fillings = (self._start(slots) for slots in self._micro_slots(position))
-        return _ahead(fillings, self._config.prefetch, self._bad, lambda: self._closed)
+        self._follow(position)
+        fillings = (self._filler.start(slots) for slots in self._micro_slots(position))
+        ready = _ahead(fillings, self._config.prefetch, self._note, lambda: self._closed)
+        per_step = self._batch // self._place.world // self._micro_batch
+        for number, batch in enumerate(ready, 1):
+            self._ledger.saw(batch.epochs, batch.ids, len(batch.ids) - int(counted(batch.labels)))
+            if number % per_step == 0:
+                self._ledger.end_step()
+            yield batch
+
+    def take_seen(self) -> list[Seen]:
+        """What this rank was handed in the steps since the last call; for the ledger of the run."""
+        return self._ledger.take()
 
     def _micro_slots(self, position: int) -> Iterator[Slots]:
+        order = self._eras.mixture
+        position -= self._eras.now.begin
         while not self._closed:
-            slots = self._order.batch(position, self._batch, self._place.rank, self._place.world)
+            self._at = position
+            slots = order.batch(position, self._batch, self._place.rank, self._place.world)
             for begin in range(0, len(slots), self._micro_batch):
                 yield slots[begin : begin + self._micro_batch]
             position += self._batch
 
-    def _start(self, slots: Slots) -> Filling:
-        pool, threads = self._pool, self._threads
-        return start_filling(self._shards, slots, self._new_view, self._image, pool, threads)
+    def _follow(self, position: int) -> None:
+        """Let the corpus know what comes, so that shards of stores are here in time."""
+        order, place = self._eras.mixture, self._place
+        self._at = position - self._eras.now.begin
+        self._corpus.follow(
+            lambda: order.shards_ahead(self._at, self._batch, place.rank, place.world),
+            lambda source, shard: order.next_use(source, shard, self._at),
+        )
 
-    def _new_view(self) -> View:
-        """A view whose random stream is that of (seed, epoch, sample): any thread draws the same."""
+    def _note(self, images: int, outcome: Outcome) -> None:
+        self._work = self._work.plus(outcome)
+        self._bad.note(images - outcome.lost, outcome.bad)
+
+    def _geometry(self) -> Geometry:
+        """Crops whose random stream is that of (seed, epoch, sample): any thread draws the same."""
         streams = SampleStreams("augment", self._seed)
 
-        def view(image: Image.Image, epoch: int, sample: int) -> Image.Image:
-            return train_view(image, streams.at(epoch, sample), self._config, self._image)
+        def geometry(sizes: np.ndarray, slots: Slots) -> tuple[np.ndarray, np.ndarray]:
+            drawn = draws(streams, slots.epochs, slots.ids)
+            return train_boxes(sizes, drawn, self._config, self._image)
 
-        return view
+        return geometry
 
     def state(self, position: int) -> dict[str, Any]:
         """What a checkpoint needs to go on at `position`: the same on all ranks, plain JSON."""
-        return {
-            "version": STATE_VERSION,
-            "fingerprint": self._shards.facts.fingerprint,
-            "seed": self._seed,
-            "lanes": self._config.lanes,
-            "window": self._config.window,
-            "position": position,
-            "batch": self._batch,
-        }
+        return {**self._eras.state(), "position": position, "batch": self._batch}
 
-    def check(self, state: dict[str, Any]) -> None:
-        """Compare a saved state with this loader. The batch may differ: positions count samples.
+    @property
+    def eras(self) -> Eras:
+        """The orders of the run up to now."""
+        return self._eras
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on in the order of a saved state. The batch may differ: positions count samples.
 
         Raises:
-            DataError: going on would repeat or skip samples; all that changed is named.
+            DataError: data or order changed, and `data.accept_change` does not allow it; all that changed is named.
         """
-        if state.get("version") != STATE_VERSION:
-            raise DataError(
-                "the loader's state in the checkpoint has another version",
-                given=state.get("version"),
-                do=f"This vitscale reads version {STATE_VERSION}.",
-            )
-        mine = self.state(0)
-        changed = [
-            f"{what} was {state.get(key)}, is {mine[key]}"
-            for key, what in _FIXED.items()
-            if state.get(key) != mine[key]
-        ]
-        if changed:
-            raise DataError(
-                "the order of samples is not that of the checkpoint: " + "; ".join(changed),
-                where=str(self._shards.folder),
-                do="Set it back to go on, or start a new run from these weights.",
-            )
+        self._eras.resume(state)
 
     def close(self) -> None:
         """Stop the threads; iterators end. Safe to call twice."""
         self._closed = True
+        self._corpus.rest()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-_FIXED = {
-    "fingerprint": "the data set (fingerprint)",
-    "seed": "run.seed",
-    "lanes": "data.lanes",
-    "window": "data.window",
-}
-
-
 def scan(
-    shards: ShardSet,
+    corpus: Corpus,
     *,
     image: tuple[int, int],
     batch: int,
@@ -173,7 +210,7 @@ def scan(
     batch.
 
     Args:
-        shards: the data set.
+        corpus: what is read.
         image: height and width.
         batch: images a micro-batch.
         place: this rank.
@@ -186,34 +223,34 @@ def scan(
     Raises:
         DataError: more images are bad than `bad_image_limit` allows.
     """
-    everything = np.arange(shards.samples) if ids is None else np.asarray(ids, np.int64)
-    if len(everything) and not (everything.min() >= 0 and everything.max() < shards.samples):
-        raise IndexError(f"ids from {everything.min()} to {everything.max()} of {shards.samples}")
+    everything = np.arange(corpus.samples) if ids is None else np.asarray(ids, np.int64)
+    if len(everything) and not (everything.min() >= 0 and everything.max() < corpus.samples):
+        raise IndexError(f"ids from {everything.min()} to {everything.max()} of {corpus.samples}")
     n, rank, world = len(everything), place.rank, place.world
     mine = everything[rank * n // world : (rank + 1) * n // world]
-    bad = BadImages(bad_image_limit, shards.samples, shards.name)
-    view = functools.partial(_scan_view, crop=crop, size=image)
-    threads = useful_threads(threads, shards)
+    bad = BadImages(bad_image_limit, corpus.samples, corpus.whereabouts)
+    threads = useful_threads(threads, corpus)
+
+    def geometry(sizes: np.ndarray, _slots: Slots) -> tuple[np.ndarray, np.ndarray]:
+        boxes = center_boxes(sizes, image) if crop == "center" else whole_boxes(sizes)
+        return boxes, np.zeros(len(sizes), bool)
+
     with ThreadPoolExecutor(threads, thread_name_prefix="vitscale-scan") as pool:
-        fillings = (
-            start_filling(shards, _slots(part), lambda: view, image, pool, threads)
-            for part in _parts(mine, batch)
+        decoder = choose_decoder("auto")
+        filler = Filler(corpus, decoder, lambda: geometry, image, False, pool, threads)
+        fillings = (filler.start(Slots(np.zeros_like(part), part)) for part in _parts(mine, batch))
+        yield from _ahead(
+            fillings,
+            _SCAN_AHEAD,
+            lambda images, outcome: bad.note(images, outcome.bad),
+            lambda: False,
         )
-        yield from _ahead(fillings, _SCAN_AHEAD, bad, lambda: False)
 
 
-def useful_threads(threads: int, shards: ShardSet) -> int:
+def useful_threads(threads: int, corpus: Corpus) -> int:
     """`threads`, or one where the images are so small that Python outweighs their decoding."""
-    mean = shards.facts.bytes / shards.samples
+    mean = corpus.facts.bytes / corpus.samples
     return threads if mean >= _SMALL_SAMPLE_BYTES else 1
-
-
-def _scan_view(
-    image: Image.Image, _epoch: int, _sample: int, *, crop: str, size: tuple[int, int]
-) -> Image.Image:
-    if crop == "none":
-        return resized(image, (0, 0, *image.size), size)
-    return center_view(image, size)
 
 
 def _parts(ids: np.ndarray, batch: int) -> Iterator[np.ndarray]:
@@ -221,12 +258,11 @@ def _parts(ids: np.ndarray, batch: int) -> Iterator[np.ndarray]:
         yield ids[begin : begin + batch]
 
 
-def _slots(ids: np.ndarray) -> Slots:
-    return Slots(np.zeros_like(ids), ids)
-
-
 def _ahead(
-    fillings: Iterable[Filling], ahead: int, bad: BadImages, is_closed: Callable[[], bool]
+    fillings: Iterable[Filling],
+    ahead: int,
+    note: Callable[[int, Outcome], None],
+    is_closed: Callable[[], bool],
 ) -> Iterator[MicroBatch]:
     """Finished micro-batches in order, while up to `ahead` more are being filled."""
     waiting: deque[Filling] = deque()
@@ -237,8 +273,8 @@ def _ahead(
                 waiting.append(filling)
             if not waiting:
                 return
-            batch, masked = waiting.popleft().finish()
-            bad.note(len(batch.ids), masked)
+            batch, outcome = waiting.popleft().finish()
+            note(len(batch.ids), outcome)
             yield batch
     except (CancelledError, RuntimeError):
         if not is_closed():  # a pool that was shut down while we waited is no fault

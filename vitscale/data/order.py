@@ -6,15 +6,16 @@
 3. Within a lane, windows of neighbouring samples are permuted; the first window is cut short at
    random, so that window borders wander from epoch to epoch.
 
-Run position P is position P % N of epoch P // N, so a batch may straddle epochs: every sample comes
-exactly once an epoch, none is dropped or padded, and every batch is full. Letters: N samples, C
-lanes, G samples of a batch.
+Position P is position P % N of epoch P // N, so a batch may straddle epochs: every sample comes
+exactly once an epoch, none is dropped or padded, and every batch is full. `mixture.py` cuts batches
+over ranks. Letters: N samples, C lanes, S shards.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -24,19 +25,31 @@ from vitscale.data.random_keys import generator
 
 
 @dataclass(frozen=True)
-class Slots:
-    """Places in a batch: the epoch and the sample id of each."""
+class Places:
+    """Where the samples of a stretch stand: epoch, lane, and place in the lane."""
 
     epochs: np.ndarray
     """[n] int64."""
-    ids: np.ndarray
+    lanes: np.ndarray
+    """[n] int64."""
+    places: np.ndarray
     """[n] int64."""
 
-    def __getitem__(self, part: slice) -> Slots:
-        return Slots(self.epochs[part], self.ids[part])
+    def __getitem__(self, part: slice | np.ndarray) -> Places:
+        return Places(self.epochs[part], self.lanes[part], self.places[part])
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.epochs)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Neighbouring samples of a lane that are permuted among each other."""
+
+    epoch: int
+    lane: int
+    start: int
+    """First place in the lane."""
 
 
 class Order:
@@ -48,65 +61,110 @@ class Order:
         lanes: parts of the line read side by side. A corpus that fewer windows can cover gets fewer
             lanes: then each lane is one window, and one alone is a full permutation.
         window: samples permuted among each other.
+        first_epoch: number of the epoch at position 0; another number gives another order.
     """
 
-    def __init__(self, counts: np.ndarray, *, seed: int, lanes: int, window: int) -> None:
+    def __init__(
+        self, counts: np.ndarray, *, seed: int, lanes: int, window: int, first_epoch: int = 0
+    ) -> None:
         counts = np.asarray(counts, np.int64)
         self.samples = int(counts.sum())
         self.lanes = min(lanes, -(-self.samples // window))
         self._seed, self._window, self._counts = seed, window, counts
+        self._first_epoch = first_epoch
         self._first = np.concatenate([[0], np.cumsum(counts)])
         lane = np.arange(self.lanes)
         self._lane_length = self.samples // self.lanes + (lane < self.samples % self.lanes)
         self._lane_start = np.concatenate([[0], np.cumsum(self._lane_length)])
         self._line = lru_cache(maxsize=2)(self._make_line)
         self._first_window = lru_cache(maxsize=2)(self._make_first_window)
-        self._windows: OrderedDict[tuple[int, int, int], np.ndarray] = OrderedDict()
+        self._windows: OrderedDict[Window, np.ndarray] = OrderedDict()
 
-    def batch(self, position: int, size: int, rank: int = 0, world: int = 1) -> Slots:
-        """This rank's slots of the global batch at run positions [position, position + size).
-
-        Slots stand by lane, then epoch, then place, and are cut over the ranks in that order: the
-        batch is the same list for every world size that divides it, and a rank reads few shards at
-        a time.
-        """
-        assert size % world == 0, f"a batch of {size} does not divide over {world} ranks"
-        share = size // world
-        epochs, places, lanes = self._sorted_slots(position, size)
-        mine = slice(rank * share, (rank + 1) * share)
-        return Slots(epochs[mine], self._ids(epochs[mine], places[mine], lanes[mine]))
-
-    def _sorted_slots(self, position: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Epoch, place in lane and lane of each slot, all int64 [size]."""
+    def places(self, position: int, size: int) -> Places:
+        """Where positions [position, position + size) stand, sorted by lane, then epoch, then place."""
         first = position // self.samples
         run = np.arange(position - first * self.samples, position - first * self.samples + size)
-        epochs, within = first + run // self.samples, run % self.samples
+        epochs, within = self._first_epoch + first + run // self.samples, run % self.samples
         places, lanes = np.divmod(within, self.lanes)
-        by_lane = np.argsort(lanes, kind="stable")  # slots come by epoch and place already
-        return epochs[by_lane], places[by_lane], lanes[by_lane]
+        by_lane = np.argsort(lanes, kind="stable")  # they come by epoch and place already
+        return Places(epochs, lanes, places)[by_lane]
 
-    def _ids(self, epochs: np.ndarray, places: np.ndarray, lanes: np.ndarray) -> np.ndarray:
-        """Sample ids, int64 [n], one gather for each window that the slots touch."""
-        starts = self._window_starts(epochs, places, lanes)
-        change = (np.diff(epochs) != 0) | (np.diff(lanes) != 0) | (np.diff(starts) != 0)
-        edges = [0, *(np.flatnonzero(change) + 1).tolist(), len(places)]
-        ids = np.empty(len(places), np.int64)
-        for begin, end in itertools.pairwise(edges):
-            start = int(starts[begin])
-            window = self._window_ids(int(epochs[begin]), int(lanes[begin]), start)
-            ids[begin:end] = window[places[begin:end] - start]
+    def ids(self, at: Places) -> np.ndarray:
+        """Sample ids, int64 [n], one gather for each window that is touched."""
+        ids = np.empty(len(at), np.int64)
+        for window, part in self.windows(at):
+            ids[part] = self._window_ids(window)[at.places[part] - window.start]
         return ids
 
-    def _window_starts(
-        self, epochs: np.ndarray, places: np.ndarray, lanes: np.ndarray
-    ) -> np.ndarray:
-        """First place of the window that holds each slot."""
-        cut = np.empty(len(places), np.int64)
-        for epoch in np.unique(epochs):
-            at = epochs == epoch
-            cut[at] = self._first_window(int(epoch))[lanes[at]]
-        later = cut + (places - cut) // self._window * self._window
-        return np.where(places < cut, 0, later)
+    def windows(self, at: Places) -> Iterator[tuple[Window, slice]]:
+        """The windows that sorted places fall into, each with its stretch of them."""
+        starts = self._window_starts(at)
+        change = (np.diff(at.epochs) != 0) | (np.diff(at.lanes) != 0) | (np.diff(starts) != 0)
+        edges = [0, *(np.flatnonzero(change) + 1).tolist(), len(at)]
+        for begin, end in itertools.pairwise(edges):
+            if begin < end:
+                window = Window(int(at.epochs[begin]), int(at.lanes[begin]), int(starts[begin]))
+                yield window, slice(begin, end)
+
+    def shards(self, window: Window) -> np.ndarray:
+        """Numbers of the shards that hold the samples of a window, int64 [n], in the line's order."""
+        shards, ends = self._line(window.epoch)
+        begin = int(self._lane_start[window.lane]) + window.start
+        last = begin + self._length(window) - 1
+        first_at, last_at = np.searchsorted(ends, [begin, last], side="right")
+        found = shards[first_at : last_at + 1]
+        return found[self._counts[found] > 0]
+
+    def next_use(self, shard: int, position: int) -> int | None:
+        """The first position from `position` on at which a window is read that needs `shard`.
+
+        A window is needed as long as one of its samples is still to come. None for a shard without samples.
+        """
+        epoch, within = divmod(position, self.samples)
+        for later in (0, 1):
+            earliest = within if later == 0 else 0
+            found = self._use_in_epoch(shard, self._first_epoch + epoch + later, earliest)
+            if found is not None:
+                return (epoch + later) * self.samples + found
+        return None
+
+    def _use_in_epoch(self, shard: int, epoch: int, earliest: int) -> int | None:
+        """First position within the epoch, from `earliest` on, that needs the shard."""
+        shards, ends = self._line(epoch)
+        at = int(np.flatnonzero(shards == shard)[0])
+        end = int(ends[at])
+        begin = end - int(self._counts[shard])
+        first_lane = int(np.searchsorted(self._lane_start, begin, side="right")) - 1
+        last_lane = int(np.searchsorted(self._lane_start, end - 1, side="right")) - 1
+        uses = []
+        for lane in range(first_lane, last_lane + 1):
+            start, length = int(self._lane_start[lane]), int(self._lane_length[lane])
+            first = max(begin - start, 0)
+            last = min(end - start, length) - 1
+            opens = self._window_start(epoch, lane, first)
+            closing = Window(epoch, lane, self._window_start(epoch, lane, last))
+            closes = closing.start + self._length(closing) - 1
+            if closes * self.lanes + lane >= earliest:
+                uses.append(max(opens * self.lanes + lane, earliest))
+        return min(uses, default=None)
+
+    def _window_start(self, epoch: int, lane: int, place: int) -> int:
+        at = Places(np.array([epoch]), np.array([lane]), np.array([place]))
+        return int(self._window_starts(at)[0])
+
+    def _window_starts(self, at: Places) -> np.ndarray:
+        """First place of the window that holds each place."""
+        cut = np.empty(len(at), np.int64)
+        for epoch in np.unique(at.epochs):
+            here = at.epochs == epoch
+            cut[here] = self._first_window(int(epoch))[at.lanes[here]]
+        later = cut + (at.places - cut) // self._window * self._window
+        return np.where(at.places < cut, 0, later)
+
+    def _length(self, window: Window) -> int:
+        if window.start == 0:
+            return int(self._first_window(window.epoch)[window.lane])
+        return min(self._window, int(self._lane_length[window.lane]) - window.start)
 
     def _make_first_window(self, epoch: int) -> np.ndarray:
         """Length of the first window of every lane, int64 [C]; a lane that fits into one window is one."""
@@ -115,17 +173,16 @@ class Order:
         )
         return np.where(self._lane_length > self._window, drawn, self._lane_length)
 
-    def _window_ids(self, epoch: int, lane: int, start: int) -> np.ndarray:
+    def _window_ids(self, window: Window) -> np.ndarray:
         """Ids of a window's samples in the order they are read; the last two windows a lane are remembered."""
-        key = (epoch, lane, start)
-        if key in self._windows:
-            self._windows.move_to_end(key)
-            return self._windows[key]
-        cut = int(self._first_window(epoch)[lane])
-        end = cut if start < cut else min(start + self._window, int(self._lane_length[lane]))
-        order = generator("window", self._seed, epoch, lane, start).permutation(end - start)
+        if window in self._windows:
+            self._windows.move_to_end(window)
+            return self._windows[window]
+        epoch, lane, start = window.epoch, window.lane, window.start
+        stream = generator("window", self._seed, epoch, lane, start)
+        order = stream.permutation(self._length(window))
         ids = self._ids_on_line(epoch, int(self._lane_start[lane]) + start + order)
-        self._windows[key] = ids
+        self._windows[window] = ids
         if len(self._windows) > 2 * self.lanes:
             self._windows.popitem(last=False)
         return ids

@@ -1,127 +1,107 @@
-"""Indexes anybody's WebDataset: a folder of tars in which the files of a sample share a key and stand together.
+"""Indexes anybody's WebDataset: a sidecar for each tar of a folder, and the manifest.
 
-Keys and extensions follow webdataset's own rule (`base_plus_ext`): the key ends at the first dot of
-the file name, extensions are compared in lower case, and members that the rule skips are skipped
-here too.
+Tars are independent pieces of work. A sidecar that still belongs to its tar is kept, so indexing that was killed goes
+on where it was.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple, cast
 
-import crc32c
 import numpy as np
+import xxhash
 
 from vitscale.config.dataset import MANIFEST, Manifest, ShardRecord
+from vitscale.data.image_headers import Header
 from vitscale.data.index import (
-    LONGEST,
     ShardIndex,
-    hash_of_key,
     hash_of_labels,
     index_path,
+    read_index,
     write_index,
 )
-from vitscale.data.samples import IMAGE_EXTENSIONS
-from vitscale.data.tar_headers import Member, TarReader, members
+from vitscale.data.labels import ANY_LABELS, LabelRule
+from vitscale.data.pieces import Pieces, in_this_process
+from vitscale.data.progress import Progress, silent
+from vitscale.data.tar_headers import TarReader
+from vitscale.data.tar_samples import TarSample, labels_of, samples_of
 from vitscale.durable import write_text_atomically
 from vitscale.errors import DataError
 
-_META = re.compile(r"__[^/]*__($|/)")
-_LONGEST_LABEL_FILE = 16 << 20
-SplitName = Callable[[str], tuple[str | None, str | None]]
+_CHUNK = 8 << 20
+_LISTED = 30
 
 
 @dataclass(frozen=True)
-class LabelRule:
-    """Where a label is written: in `KEY.cls`, or in the field `json_key` of `KEY.json`.
+class Reuse:
+    """When a sidecar that is there already is kept instead of being made again.
 
-    Without `json_key`, `.cls` is taken where it stands, otherwise the field "label" of `.json`.
+    Always asked: its own checksum, the same label rule, and the size of its tar. `hashing` also asks for the
+    XXH3-128 of the whole tar, which takes one read; without it a tar that was changed at equal size goes unnoticed
+    until `verify` or until an image fails its checksum.
     """
 
-    json_key: str | None = None
-
-    @property
-    def extensions(self) -> tuple[str, ...]:
-        return ("json",) if self.json_key else ("cls", "json")
-
-    def read(self, files: dict[str, bytes]) -> int:
-        """The label in the first of `files` that the rule knows.
-
-        Raises:
-            ValueError: it is not a whole number from 0 on; the message says what it is.
-        """
-        for extension in self.extensions:
-            if extension in files:
-                text = files[extension]
-                return (
-                    _whole(text)
-                    if extension == "cls"
-                    else _json_label(text, self.json_key or "label")
-                )
-        raise ValueError(f"no label file (.{' or .'.join(self.extensions)})")
+    allowed: bool = True
+    hashing: bool = True
 
 
-def _whole(text: bytes) -> int:
-    stripped = text.strip()
-    if not stripped.isdigit():
-        raise ValueError(f"its .cls holds {stripped[:40]!r}, not a whole number")
-    return _in_range(int(stripped))
+REUSE = Reuse()
 
 
-def _json_label(text: bytes, key: str) -> int:
-    try:
-        value = json.loads(text)
-        for name in key.split("."):
-            value = value[name]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f'its .json has no "{key}"') from error
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f'its .json has "{key}": {str(value)[:40]!r}, not a whole number')
-    return _in_range(value)
+class _Tar(NamedTuple):
+    """A piece of work."""
+
+    path: Path
+    labels: LabelRule
+    reuse: Reuse
 
 
-def _in_range(label: int) -> int:
-    if not 0 <= label <= LONGEST:
-        raise ValueError(f"its label is {label}; labels run from 0 to {LONGEST}")
-    return label
+class _Indexed(NamedTuple):
+    """Its result: the record and the highest label, or what is wrong."""
 
-
-@dataclass
-class _Open:
-    """The sample whose files are being met."""
-
-    key: str
-    offset: int
-    extensions: set[str] = field(default_factory=set)
-    labels: dict[str, bytes] = field(default_factory=dict)
-    image: Member | None = None
-    crc: int = 0
+    record: ShardRecord | None
+    top: int = -1
+    error: DataError | None = None
 
 
 def index_folder(
-    folder: Path, *, classes: Iterable[str] | None = None, labels: LabelRule = LabelRule()
+    folder: Path,
+    *,
+    classes: Iterable[str] | None = None,
+    labels: LabelRule = ANY_LABELS,
+    reuse: Reuse = REUSE,
+    pieces: Pieces = in_this_process,
+    progress: Progress | None = None,
 ) -> Manifest:
     """Write a sidecar for every tar in `folder`, and the manifest last. The tars are only read.
 
     Args:
         folder: holds `*.tar`; their names in sorted order give the order of sample ids.
-        classes: names by label; by default the numbers themselves.
+        classes: names by label; by default those of a manifest that is there, otherwise the numbers.
         labels: where the labels are written.
+        reuse: which sidecars are kept.
+        pieces: runs the tars.
+        progress: is told of every tar.
 
     Raises:
-        DataError: a tar or a sample that cannot be used, named by shard, key and byte.
+        DataError: a tar or a sample that cannot be used, named by shard, key and byte; of every tar the
+            first.
     """
     tars = sorted(folder.glob("*.tar")) if folder.is_dir() else []
     if not tars:
         raise DataError("no *.tar to index", where=str(folder), do="Name a folder of tar shards.")
+    names = tuple(classes) if classes is not None else _names_of_manifest(folder)
+    rule = replace(labels, classes=names)
     try:
-        (folder / MANIFEST).unlink(missing_ok=True)
-        records, top = _index_all(tars, labels)
-        manifest = Manifest(_names(classes, top, folder), records)
+        indexed = _index_all([_Tar(tar, rule, reuse) for tar in tars], pieces, progress or silent())
+        records = tuple(one.record for one in indexed if one.record is not None)
+        _check_labels(records, rule, folder)
+        top = max(one.top for one in indexed)
+        manifest = Manifest(names or tuple(map(str, range(top + 1))), records)
         write_text_atomically(folder / MANIFEST, manifest.to_json())
     except OSError as error:
         what = f"the index cannot be written beside the tars: {error.strerror}"
@@ -129,159 +109,152 @@ def index_folder(
     return manifest
 
 
-def _index_all(tars: list[Path], labels: LabelRule) -> tuple[tuple[ShardRecord, ...], int]:
-    """Write every sidecar; the shards' records and the highest label."""
-    records, top = [], -1
-    for tar in tars:
-        index = index_tar(tar, labels)
-        write_index(index, index_path(tar))
-        records.append(record_of(tar.name, index))
-        top = max(top, int(index.labels.max(initial=0)))
-    return tuple(records), top
+def _names_of_manifest(folder: Path) -> tuple[str, ...] | None:
+    """Class names of an earlier manifest of any version, unless they are mere numbers."""
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    found: Any = cast(dict[str, Any], content).get("classes") if isinstance(content, dict) else None
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        return None
+    names = tuple(cast(list[str], found))
+    return None if names == tuple(map(str, range(len(names)))) else names
+
+
+def _index_all(tars: list[_Tar], pieces: Pieces, progress: Progress) -> list[_Indexed]:
+    """Every tar indexed, in order."""
+    progress.total_bytes = sum(tar.path.stat().st_size for tar in tars)
+    done: dict[int, _Indexed] = {}
+    with progress:
+        for number, one in pieces(_index_one, tars):
+            done[number] = one
+            if one.record is not None:
+                progress.add(one.record.samples, one.record.bytes)
+    errors = [done[number].error for number in range(len(tars))]
+    _raise_all([error for error in errors if error is not None])
+    return [done[number] for number in range(len(tars))]
+
+
+def _raise_all(errors: list[DataError]) -> None:
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        shown = "\n  ".join(map(str, errors[:_LISTED]))
+        more = f"\n  and {len(errors) - _LISTED} more" if len(errors) > _LISTED else ""
+        raise DataError(f"{len(errors)} tars cannot be indexed:\n  {shown}{more}")
+
+
+def _check_labels(records: tuple[ShardRecord, ...], rule: LabelRule, folder: Path) -> None:
+    if rule.json_key and not any(record.most_labels for record in records):
+        raise DataError(
+            f'no sample has a label in the field "{rule.json_key}" of its .json',
+            where=str(folder),
+            do="Check --label-key; fields inside fields are written a.b.",
+        )
+
+
+def _index_one(tar: _Tar) -> _Indexed:
+    try:
+        index = _kept(tar)
+        if index is None:
+            index = index_tar(tar.path, tar.labels)
+            write_index(index, index_path(tar.path))
+    except DataError as error:
+        return _Indexed(None, error=error)
+    return _Indexed(
+        record_of(tar.path.name, index), int(index.labels.astype(np.int64).max(initial=-1))
+    )
+
+
+def _kept(tar: _Tar) -> ShardIndex | None:
+    """The sidecar that is there, if it still belongs to its tar."""
+    if not tar.reuse.allowed:
+        return None
+    try:
+        index = read_index(index_path(tar.path))
+    except DataError:
+        return None
+    fits = index.rule == tar.labels.digest and index.tar_bytes == tar.path.stat().st_size
+    if fits and tar.reuse.hashing:
+        fits = hash_of_file(tar.path) == index.tar_xxh3
+    return index if fits else None
+
+
+def hash_of_file(path: Path) -> str:
+    """XXH3-128 of its bytes, as the manifest has it."""
+    hasher = xxhash.xxh3_128()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            hasher.update(chunk)
+    return hasher.hexdigest()
 
 
 def record_of(name: str, index: ShardIndex) -> ShardRecord:
     """What the manifest says about an indexed tar."""
-    return ShardRecord(name, len(index), index.tar_bytes, index.tar_xxh3, hash_of_labels(index))
+    counts = index.label_counts
+    return ShardRecord(
+        name=name,
+        samples=len(index),
+        bytes=index.tar_bytes,
+        xxh3=index.tar_xxh3,
+        labels=hash_of_labels(index),
+        most_labels=int(counts.max(initial=0)),
+        unlabelled=int((counts == 0).sum()),
+    )
 
 
-def _names(classes: Iterable[str] | None, top: int, folder: Path) -> tuple[str, ...]:
-    if classes is None:
-        return tuple(str(label) for label in range(top + 1))
-    names = tuple(classes)
-    if top >= len(names):
-        raise DataError(
-            f"label {top} has no class name",
-            where=str(folder),
-            given=f"{len(names)} names for labels 0 to {top}",
-            do="Give one name a line, in the order of the labels.",
-        )
-    return names
-
-
-def read_class_names(path: Path) -> tuple[str, ...]:
-    """Class names from a text file, one a line in the order of the labels.
-
-    Raises:
-        DataError: it cannot be read, or a name is empty.
-    """
-    try:
-        names = tuple(path.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"class names cannot be read: {error}", where=str(path)) from error
-    names = tuple(name.strip() for name in names)
-    if not names or not all(names):
-        raise DataError("a class name is empty", where=str(path), do="Write one name a line.")
-    return names
-
-
-def index_tar(path: Path, labels: LabelRule = LabelRule()) -> ShardIndex:
+def index_tar(path: Path, labels: LabelRule = ANY_LABELS) -> ShardIndex:
     """Index one tar in a single pass over its bytes.
 
     Raises:
-        DataError: damaged or cut short; a link or sparse file; a sample without image or label,
-        with
-            its files apart, or met twice.
+        DataError: damaged or cut short; a link or sparse file; a sample without image, with labels that
+            cannot be read, with its files apart, or met twice.
     """
     try:
         with open(path, "rb") as file:
             tar = TarReader(file, str(path), hashing=True)
-            finished = [_finish(sample, labels, tar) for sample in _samples(tar, labels)]
+            rows = [_row_of(sample, labels, tar) for sample in samples_of(tar, labels)]
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    if not finished:
+    if not rows:
         raise DataError("the tar holds no samples", where=str(path), do="Remove it or fill it.")
-    return _to_columns(finished, tar)
+    return _to_columns(rows, tar, labels)
 
 
-def _samples(tar: TarReader, labels: LabelRule) -> Iterator[_Open]:
-    """Members grouped by key, each sample complete."""
-    from webdataset.tariterators import base_plus_ext  # imports torch: only when a tar is read
+class _Row(NamedTuple):
+    """What the index says about one sample."""
 
-    current: _Open | None = None
-    seen: set[int] = set()
-    for member in members(tar):
-        key, extension = _split(member, base_plus_ext, tar)
-        if key is None or extension is None:
-            continue
-        if current is None or key != current.key:
-            if current is not None:
-                yield current
-            current = _begin(key, member, seen, tar)
-        _take(member, extension, current, labels, tar)
-    if current is not None:
-        yield current
+    offset: int
+    key_hash: int
+    length: int
+    crc: int
+    labels: tuple[int, ...]
+    header: Header
 
 
-def _split(member: Member, rule: SplitName, tar: TarReader) -> tuple[str | None, str | None]:
-    """Key and lower-case extension of a member, None where it belongs to no sample."""
-    if member.kind == "folder" or _META.match(member.name):
-        return None, None
-    key, extension = rule(member.name)
-    if member.kind != "file" and key is not None:
-        raise _refused(f"{member.name} is a {member.kind}", key, member.header, tar)
-    return key, extension.lower() if extension is not None else None
-
-
-def _begin(key: str, member: Member, seen: set[int], tar: TarReader) -> _Open:
-    hashed = hash_of_key(key)
-    if hashed in seen:
-        raise _refused("the key comes twice, with other samples between", key, member.header, tar)
-    seen.add(hashed)
-    return _Open(key, member.header)
-
-
-def _take(member: Member, extension: str, sample: _Open, labels: LabelRule, tar: TarReader) -> None:
-    """Note one file of the sample: the image's place and checksum, a label's bytes."""
-    if extension in sample.extensions:
-        raise _refused(f"two files with extension .{extension}", sample.key, member.header, tar)
-    sample.extensions.add(extension)
-    if extension in IMAGE_EXTENSIONS:
-        if sample.image is not None:
-            raise _refused(
-                f"two images, {sample.image.name} and {member.name}", sample.key, member.header, tar
-            )
-        sample.image = member
-        for piece in tar.chunks(member.size):
-            sample.crc = crc32c.crc32c(piece, sample.crc)
-    elif extension in labels.extensions and member.size <= _LONGEST_LABEL_FILE:
-        sample.labels[extension] = tar.read(member.size)
-
-
-def _finish(sample: _Open, labels: LabelRule, tar: TarReader) -> tuple[int, int, int, int, int]:
-    """The sample's row: offset, key hash, length, crc, label."""
+def _row_of(sample: TarSample, labels: LabelRule, tar: TarReader) -> _Row:
     image = sample.image
-    if image is None:
-        found = ", ".join(f".{extension}" for extension in sorted(sample.extensions))
-        kinds = ", .".join(IMAGE_EXTENSIONS)
-        raise _refused(f"no image (.{kinds}), only {found}", sample.key, sample.offset, tar)
-    if image.size > LONGEST:
-        raise _refused(f"{image.name} has {image.size} bytes", sample.key, image.header, tar)
-    try:
-        label = labels.read(sample.labels)
-    except ValueError as error:
-        raise _refused(str(error), sample.key, sample.offset, tar) from error
-    return image.data, hash_of_key(sample.key), image.size, sample.crc, label
+    assert image is not None, "samples_of refuses samples without an image"
+    of_sample = labels_of(sample, labels, tar)
+    return _Row(image.data, sample.key_hash, image.size, sample.crc, of_sample, sample.header)
 
 
-def _to_columns(rows: list[tuple[int, int, int, int, int]], tar: TarReader) -> ShardIndex:
-    offsets, hashes, lengths, crcs, labels = zip(*rows, strict=True)
+def _to_columns(rows: list[_Row], tar: TarReader, labels_rule: LabelRule) -> ShardIndex:
+    offsets, hashes, lengths, crcs, labels, headers = zip(*rows, strict=True)
+    kinds, widths, heights = zip(*headers, strict=True)
     assert tar.hasher is not None, "a tar is indexed with a hashing reader"
     return ShardIndex(
         offsets=np.array(offsets, np.uint64),
         key_hashes=np.array(hashes, np.uint64),
         lengths=np.array(lengths, np.uint32),
         crcs=np.array(crcs, np.uint32),
-        label_starts=np.arange(len(rows) + 1, dtype=np.uint32),
-        labels=np.array(labels, np.uint32),
+        label_starts=np.cumsum([0, *map(len, labels)]).astype(np.uint32),
+        labels=np.array([label for of_sample in labels for label in of_sample], np.uint32),
+        widths=np.array(widths, np.uint16),
+        heights=np.array(heights, np.uint16),
+        kinds=np.array(kinds, np.uint8),
         tar_bytes=tar.at,
         tar_xxh3=tar.hasher.hexdigest(),
-    )
-
-
-def _refused(why: str, key: str, offset: int, tar: TarReader) -> DataError:
-    return DataError(
-        why,
-        where=f"{tar.where}, key {key!r}, byte {offset}",
-        do="Make this shard again with all files of a sample side by side: one image and one label.",
+        rule=labels_rule.digest,
     )

@@ -4,33 +4,69 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import crc32c
-import xxhash
 
 from vitscale.config.dataset import ShardRecord, read_manifest
+from vitscale.data.bad_images import BadImage
+from vitscale.data.decode import decode
 from vitscale.data.index import ShardIndex, hash_of_labels, index_path, read_index
+from vitscale.data.pieces import Pieces, in_this_process
+from vitscale.data.progress import Progress, silent
+from vitscale.data.shard_files import keys_in, read_rows
+from vitscale.data.tar_index import hash_of_file
 from vitscale.errors import DataError
 
-_CHUNK = 8 << 20
 _NAMED_IMAGES = 20
 
 
-def verify(folder: str | Path) -> list[str]:
+class _Shard(NamedTuple):
+    """A piece of work."""
+
+    folder: Path
+    record: ShardRecord
+    decoding: bool
+
+
+def verify(
+    folder: str | Path,
+    *,
+    decoding: bool = False,
+    pieces: Pieces = in_this_process,
+    progress: Progress | None = None,
+) -> list[str]:
     """Everything wrong with the data set in `folder`, a line each; an empty list when all is well.
+
+    Args:
+        folder: the data set.
+        decoding: also decode every image and name those that cannot be, sound bytes or not.
+        pieces: runs the shards.
+        progress: is told of every shard.
 
     Raises:
         DataError: there is no usable manifest to verify against.
     """
-    folder = Path(folder)
+    folder, progress = Path(folder), progress or silent()
     manifest = read_manifest(folder)
-    problems = [text for shard in manifest.shards for text in _shard_problems(folder, shard)]
+    progress.total_bytes = manifest.facts.bytes
+    by_shard: dict[int, list[str]] = {}
+    work = [_Shard(folder, record, decoding) for record in manifest.shards]
+    with progress:
+        for number, problems in pieces(_problems_of, work):
+            by_shard[number] = problems
+            progress.add(work[number].record.samples, work[number].record.bytes)
     known = {shard.name for shard in manifest.shards}
     strays = sorted(tar.name for tar in folder.glob("*.tar") if tar.name not in known)
+    problems = [text for number in range(len(work)) for text in by_shard[number]]
     return problems + [f"{name}: not in the manifest, so it is never read" for name in strays]
 
 
-def _shard_problems(folder: Path, shard: ShardRecord) -> Iterator[str]:
+def _problems_of(shard: _Shard) -> list[str]:
+    return list(_shard_problems(shard.folder, shard.record, shard.decoding))
+
+
+def _shard_problems(folder: Path, shard: ShardRecord, decoding: bool) -> Iterator[str]:
     tar = folder / shard.name
     try:
         index = read_index(index_path(tar))
@@ -41,6 +77,8 @@ def _shard_problems(folder: Path, shard: ShardRecord) -> Iterator[str]:
         yield from _index_problems(index, shard)
     try:
         yield from _tar_problems(tar, shard, index)
+        if decoding and index is not None:
+            yield from _shortened(tar, list(_undecodable(tar, index)))
     except OSError as error:
         yield f"{shard.name}: {error.strerror}"
 
@@ -59,11 +97,7 @@ def _tar_problems(tar: Path, shard: ShardRecord, index: ShardIndex | None) -> It
     size = tar.stat().st_size
     if size != shard.bytes:
         yield f"{shard.name}: {size} bytes, the manifest says {shard.bytes}"
-    hasher = xxhash.xxh3_128()
-    with open(tar, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            hasher.update(chunk)
-    if hasher.hexdigest() == shard.xxh3:
+    if hash_of_file(tar) == shard.xxh3:
         return
     yield f"{shard.name}: its bytes are not those that were packed (XXH3-128 differs)"
     if index is not None:
@@ -73,15 +107,32 @@ def _tar_problems(tar: Path, shard: ShardRecord, index: ShardIndex | None) -> It
 def _image_problems(tar: Path, index: ShardIndex) -> Iterator[str]:
     """Which images of a damaged tar are affected."""
     bad = []
-    with open(tar, "rb") as file:
-        for row in range(len(index)):
-            file.seek(int(index.offsets[row]))
-            length = int(index.lengths[row])
-            data = file.read(length)
-            if len(data) != length or crc32c.crc32c(data) != index.crcs[row]:
-                bad.append(f"{tar.name}: image {row} at byte {index.offsets[row]} is damaged")
-    yield from bad[:_NAMED_IMAGES]
-    if len(bad) > _NAMED_IMAGES:
-        yield f"{tar.name}: and {len(bad) - _NAMED_IMAGES} more images"
+    for row, data in enumerate(read_rows(tar, index, range(len(index)))):
+        if len(data) != index.lengths[row] or crc32c.crc32c(data) != index.crcs[row]:
+            bad.append(f"{tar.name}: image {row} at byte {index.offsets[row]} is damaged")
+    yield from _shortened(tar, bad)
     if not bad:
         yield f"{tar.name}: no image is affected; the damage lies in headers, labels or other files"
+
+
+def _undecodable(tar: Path, index: ShardIndex) -> Iterator[str]:
+    keys: list[str] | None = None
+    for row, data in enumerate(read_rows(tar, index, range(len(index)))):
+        try:
+            decode(data)
+        except BadImage as error:
+            keys = keys or _keys(tar, index)
+            yield f"{tar.name}: image {row}{keys[row]} {error}"
+
+
+def _keys(tar: Path, index: ShardIndex) -> list[str]:
+    try:
+        return [f", key {key!r}," for key in keys_in(tar, index)]
+    except DataError:
+        return [""] * len(index)
+
+
+def _shortened(tar: Path, lines: list[str]) -> Iterator[str]:
+    yield from lines[:_NAMED_IMAGES]
+    if len(lines) > _NAMED_IMAGES:
+        yield f"{tar.name}: and {len(lines) - _NAMED_IMAGES} more images"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from vitscale.config.plan import Plan
 from vitscale.config.run import RunConfig
+from vitscale.data.batch import counted
+from vitscale.data.device import Normaliser
 from vitscale.engine.local import LocalEngine
 from vitscale.engine.precision import DTYPES
 from vitscale.engine.randomness import seed_step
@@ -22,6 +26,11 @@ from vitscale.place import Place
 
 class StepEngine(Protocol):
     """What `LocalEngine` and `ZeroEngine` have in common."""
+
+    device: torch.device
+    normalise: Normaliser
+    scale: Tensor
+    """[] float32: what the loss of a micro-batch is multiplied by, set before each step."""
 
     @property
     def model(self) -> nn.Module: ...
@@ -38,16 +47,25 @@ class StepEngine(Protocol):
 
 
 class SeededEngine:
-    """An engine whose randomness follows from (seed, step, rank)."""
+    """An engine whose randomness follows from (seed, step, rank), with the mean loss of the images that count."""
 
-    def __init__(self, engine: StepEngine, seed: int, rank: int) -> None:
-        self._engine, self._seed, self._rank = engine, seed, rank
+    def __init__(self, engine: StepEngine, seed: int, place: Place) -> None:
+        self._engine, self._seed, self._place = engine, seed, place
 
-    def begin(self, step: int) -> None:
-        """Start the step that follows `step` finished ones."""
-        point("train.step", self._rank)
+    def begin(self, step: int, labels: Sequence[Tensor]) -> None:
+        """Start the step that follows `step` finished ones; `labels` are those of its micro-batches on this rank."""
+        point("train.step", self._place.rank)
         self._engine.model.train()
-        seed_step(self._seed, step, self._rank)
+        self._engine.scale = self._scale(labels)
+        seed_step(self._seed, step, self._place.rank)
+
+    def _scale(self, labels: Sequence[Tensor]) -> Tensor:
+        """Images of the whole batch over those of them that count, float32 [], exactly 1 if all do."""
+        own = [sum(map(len, labels)), sum(int(counted(each)) for each in labels)]
+        sums = torch.tensor(own, dtype=torch.float32, device=self._engine.device)
+        if self._place.world > 1:
+            dist.all_reduce(sums)
+        return sums[0] / sums[1].clamp(min=1)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -79,4 +97,4 @@ def build_engine(
         )
     else:
         engine = ZeroEngine(model, objective, config.engine, config.optim, plan, device=device)
-    return SeededEngine(engine, config.run.seed, place.rank)
+    return SeededEngine(engine, config.run.seed, place)

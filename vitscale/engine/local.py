@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from vitscale.config.optim import OptimConfig
-from vitscale.data.device import normalise
+from vitscale.data.device import Normaliser
 from vitscale.engine.shards import Piece, Reader, Writer, whole_pieces
 from vitscale.model.vit import ViT
 from vitscale.objective import Objective
@@ -35,8 +35,10 @@ class LocalEngine:
         self.model = model.to(device)
         self.masters = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         self.model.to(dtype)
-        self.device, self.dtype = device, dtype
+        self.device = device
+        self.normalise = Normaliser(device, dtype)
         self.objective, self.largest_norm = objective, optim.largest_norm
+        self.scale = torch.ones((), device=device)
         self.accumulation, self.world = accumulation, world
         self.optimizer = make_optimizer(optim, self._groups(optim))
 
@@ -49,9 +51,9 @@ class LocalEngine:
         return groups
 
     def accumulate(self, images: Tensor, labels: Tensor, *, last: bool) -> Tensor:
-        """Forward and backward of one micro-batch (uint8 [B, 3, H, W], int64 [B]); its loss, []."""
-        logits = self.model(normalise(images, self.device, self.dtype))
-        loss = self.objective(logits, labels.to(self.device, non_blocking=True))
+        """Forward and backward of one micro-batch (uint8 [B, 3, H, W], int64 [B] or [B, L]); its loss, []."""
+        logits = self.model(self.normalise(images))
+        loss = self.scale * self.objective(logits, labels.to(self.device, non_blocking=True))
         (loss / self.accumulation).backward()
         return loss.detach()
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vitscale.config.engine import EngineConfig
 from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
-from vitscale.data.device import normalise
+from vitscale.data.device import Normaliser
 from vitscale.engine.collectives import join_alone
 from vitscale.engine.precision import DTYPES
 from vitscale.engine.shards import Piece, Reader, Writer, whole_pieces
@@ -43,9 +43,11 @@ class ZeroEngine:
         deepspeed = _import_deepspeed(device)
         assert config.stage is not None, "the local engine has no stage"
         self.stage, self.device = config.stage, device
-        self.dtype = DTYPES[config.precision]
+        dtype = DTYPES[config.precision]
+        self.normalise = Normaliser(device, dtype)
         self.objective, self.largest_norm = objective, optim.largest_norm
-        self.plain = self.stage == 0 and self.dtype == torch.float32
+        self.scale = torch.ones((), device=device)
+        self.plain = self.stage == 0 and dtype == torch.float32
         join_alone(device)
         model = model.to(device)
         optimizer = make_optimizer(optim, parameter_groups(model, optim.weight_decay))
@@ -68,10 +70,10 @@ class ZeroEngine:
         return self.engine.module
 
     def accumulate(self, images: Tensor, labels: Tensor, *, last: bool) -> Tensor:
-        """Forward and backward of one micro-batch (uint8 [B, 3, H, W], int64 [B]); its loss, []."""
+        """Forward and backward of one micro-batch (uint8 [B, 3, H, W], int64 [B] or [B, L]); its loss, []."""
         self.engine.set_gradient_accumulation_boundary(last)
-        logits = self.engine(normalise(images, self.device, self.dtype))
-        loss = self.objective(logits, labels.to(self.device, non_blocking=True))
+        logits = self.engine(self.normalise(images))
+        loss = self.scale * self.objective(logits, labels.to(self.device, non_blocking=True))
         self.engine.backward(loss)
         return loss.detach()
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitscale.data.corpus import Corpus
 from vitscale.data.device import normalise
 from vitscale.data.loader import scan
-from vitscale.data.shards import ShardSet
 from vitscale.errors import DataError
 from vitscale.evaluate.inference import answering
 from vitscale.evaluate.ridge import fit_ridge
@@ -40,8 +40,8 @@ class Features:
 
 def score(
     model: ViT,
-    train: ShardSet,
-    test: ShardSet,
+    train: Corpus,
+    test: Corpus,
     *,
     image: tuple[int, int],
     batch: int,
@@ -93,7 +93,7 @@ def draw(labels: np.ndarray, classes: int, count: int, seed: int) -> list[np.nda
 
 def extract(
     model: ViT,
-    shards: ShardSet,
+    shards: Corpus,
     ids: np.ndarray | None,
     *,
     image: tuple[int, int],
@@ -111,7 +111,7 @@ def extract(
             labels.append(micro_batch.labels[good])
             numbers.append(torch.as_tensor(micro_batch.ids)[good])
     if not sum(map(len, labels)):
-        raise DataError("no image could be read", where=str(shards.folder))
+        raise DataError("no image could be read", where=shards.where)
     order = torch.cat(numbers).argsort()
     return Features(
         torch.cat(values)[order], torch.cat(labels)[order], torch.cat(numbers)[order].numpy()
@@ -138,11 +138,11 @@ def _accuracy(source: Features, target: Features, chosen: list[np.ndarray]) -> f
     return (guesses == target.labels).double().mean().item()
 
 
-def _same_classes(train: ShardSet, test: ShardSet) -> None:
+def _same_classes(train: Corpus, test: Corpus) -> None:
     if train.classes != test.classes:
         raise DataError(
             "the two sets do not have the same classes in the same order",
-            where=f"{train.folder} and {test.folder}",
+            where=f"{train.where} and {test.where}",
             given=f"{len(train.classes)} and {len(test.classes)} classes",
             do="Pack both with the same list of classes.",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 from vitscale.checkpoint.weights import Weights, load_weights
 from vitscale.config.load import Recipe
 from vitscale.config.run import RunConfig
-from vitscale.data.shards import ShardSet, open_shards
+from vitscale.config.source import Source
+from vitscale.data.corpus import Corpus, open_corpus
 from vitscale.engine.precision import DTYPES
 from vitscale.errors import ConfigError, DataError, ResourceError
 from vitscale.evaluate import fewshot, held_out
@@ -24,13 +26,14 @@ from vitscale.place import Place, place_of
 class Job:
     """What is to be scored, on which shards, how.
 
-    `data` and `train` default to the held-out and training shards of the recipe saved in the run's folder.
+    `data` and `train` are written as in a recipe ("data/pets/train[:800]"); they default to the held-out and training
+    shards of the recipe saved in the run's folder.
     """
 
     checkpoint: Path
     on: str
-    data: Path | None = None
-    train: Path | None = None
+    data: str | None = None
+    train: str | None = None
     batch: int = 256
     device: str = "auto"
     precision: str = "fp32"
@@ -58,25 +61,28 @@ def evaluate(job: Job) -> dict[str, Any]:
     device = _device(job.device)
     model = _model(weights, device, DTYPES[job.precision])
     config = _saved_config(weights.path)
-    data = _folder(job.data, config and config.data.held_out, "--data DIR")
-    scores = {"held-out": _held_out, "fewshot": _fewshot}[job.on](job, model, data, config, device)
+    saved = config.data.held_out if config else None
+    data = _sources(job.data, [saved] if saved else [], "--data DIR")
+    corpus = open_corpus(data, config.data if config else None)
+    scores = {"held-out": _held_out, "fewshot": _fewshot}[job.on](
+        job, model, corpus, config, device
+    )
     return {
         "checkpoint": str(weights.path),
         "step": weights.step,
         "on": job.on,
-        "data": str(data),
+        "data": data[0].shards,
         "scores": scores,
     }
 
 
 def _held_out(
-    job: Job, model: ViT, data: Path, config: RunConfig | None, device: torch.device
+    job: Job, model: ViT, corpus: Corpus, config: RunConfig | None, device: torch.device
 ) -> dict[str, Any]:
-    shards = open_shards(data)
-    _check_classes(shards, model)
+    _check_classes(corpus, model)
     return held_out.score(
         model,
-        shards,
+        corpus,
         image=model.shape.image,
         batch=job.batch,
         place=Place(),
@@ -87,13 +93,13 @@ def _held_out(
 
 
 def _fewshot(
-    job: Job, model: ViT, data: Path, config: RunConfig | None, device: torch.device
+    job: Job, model: ViT, corpus: Corpus, config: RunConfig | None, device: torch.device
 ) -> dict[str, Any]:
-    train = _folder(job.train, config and config.data.train, "--train DIR")
+    train = _sources(job.train, config.data.train if config else (), "--train DIR")
     return fewshot.score(
         model,
-        open_shards(train),
-        open_shards(data),
+        open_corpus(train, config.data if config else None),
+        corpus,
         image=model.shape.image,
         batch=job.batch,
         device=device,
@@ -113,21 +119,26 @@ def _saved_config(step_folder: Path) -> RunConfig | None:
     return Recipe.from_json(file.read_text()).config if file.is_file() else None
 
 
-def _folder(given: Path | None, saved: str | None, option: str) -> Path:
-    if given is None and saved is None:
+def _sources(given: str | None, saved: Sequence[Source], option: str) -> Sequence[Source]:
+    if given is not None:
+        try:
+            return [Source(shards=given)]
+        except ValueError as error:
+            raise ConfigError(f"cannot be read: {error}", where=option, given=given) from error
+    if not saved:
         raise ConfigError(
             "the run names no such shards",
             where="evaluate",
             do=f"Give {option} with a folder of shards.",
         )
-    return given if given is not None else Path(saved or "")
+    return saved
 
 
-def _check_classes(shards: ShardSet, model: ViT) -> None:
-    if len(shards.classes) > model.shape.classes:
+def _check_classes(corpus: Corpus, model: ViT) -> None:
+    if len(corpus.classes) > model.shape.classes:
         raise DataError(
-            f"the shards have {len(shards.classes)} classes, the model {model.shape.classes}",
-            where=str(shards.folder),
+            f"the shards have {len(corpus.classes)} classes, the model {model.shape.classes}",
+            where=corpus.where,
             do="Evaluate on the set the head was trained for, or use --on fewshot.",
         )
 

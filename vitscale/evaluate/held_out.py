@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from vitscale.config.dataset import MASKED
+from vitscale.data.corpus import Corpus
 from vitscale.data.device import normalise
 from vitscale.data.loader import scan
-from vitscale.data.shards import ShardSet
 from vitscale.errors import DataError
 from vitscale.evaluate.inference import answering
 from vitscale.objective import sigmoid_losses, softmax_losses
@@ -21,7 +21,7 @@ _SUMS = 5  # images, bad, top-1 hits, top-5 hits, loss
 
 def score(
     model: nn.Module,
-    shards: ShardSet,
+    shards: Corpus,
     *,
     image: tuple[int, int],
     batch: int,
@@ -65,7 +65,7 @@ def score(
 
 
 def _rounds(
-    shards: ShardSet, image: tuple[int, int], batch: int, place: Place
+    shards: Corpus, image: tuple[int, int], batch: int, place: Place
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """The same number of (images, labels) on every rank; labels are None for a blank round."""
     largest_share = -(-shards.samples // place.world)
@@ -83,16 +83,20 @@ def _rounds(
 def _count(
     logits: Tensor, labels: Tensor, losses: Callable[[Tensor, Tensor, float], Tensor]
 ) -> Tensor:
-    """The five sums of one batch as float64, which holds counts exactly up to 2**53."""
-    valid = labels != MASKED
+    """The five sums of one batch as float64, which holds counts exactly up to 2**53.
+
+    A guess is a hit if it is one of the image's labels; guesses are classes, so a mask (-1) is never one.
+    """
+    known = labels.reshape(len(labels), 1, -1)
+    valid = (known != MASKED).any(2)[:, 0]
     guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices
-    hits = (guesses == labels[:, None]) & valid[:, None]
+    hits = (guesses[:, :, None] == known).any(2)
     return torch.stack(
         [
             valid.sum().double(),
             (~valid).sum().double(),
             hits[:, 0].sum().double(),
-            hits.sum().double(),
+            hits.any(1).sum().double(),
             losses(logits, labels, 0.0).double().sum(),
         ]
     )

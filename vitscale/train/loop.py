@@ -65,10 +65,10 @@ def train(run: Run) -> tuple[str, Progress]:
 
 def one_step(run: Run, feed, progress: Progress) -> None:
     """Forward, backward and update over one global batch."""
-    run.engine.begin(progress.step)
+    batches = [run.meters.take(feed) for _ in range(run.plan.accumulation)]
+    run.engine.begin(progress.step, [batch.labels for batch in batches])
     lr, losses = run.schedule(progress.step), []
-    for index in range(run.plan.accumulation):
-        batch = run.meters.take(feed)
+    for index, batch in enumerate(batches):
         last = index == run.plan.accumulation - 1
         losses.append(run.engine.accumulate(batch.images, batch.labels, last=last))
     run.meters.add(losses, run.engine.step(lr), lr)

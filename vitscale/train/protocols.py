@@ -10,7 +10,7 @@ from vitscale.train.progress import Progress
 
 
 class MicroBatch(Protocol):
-    """One forward pass of one device: images uint8 [B, 3, H, W], labels int64 [B], -1 where masked."""
+    """One forward pass of one device: images uint8 [B, 3, H, W], labels int64 [B] or [B, L], -1 where masked."""
 
     @property
     def images(self) -> Any: ...
@@ -19,16 +19,35 @@ class MicroBatch(Protocol):
     def labels(self) -> Any: ...
 
 
+class Work(Protocol):
+    """What reading and decoding took so far, in seconds summed over threads; slots of lost shards."""
+
+    @property
+    def read_s(self) -> float: ...
+
+    @property
+    def decode_s(self) -> float: ...
+
+    @property
+    def lost(self) -> int: ...
+
+
 class Loader(Protocol):
     """Micro-batches from any position on, without end."""
+
+    @property
+    def work(self) -> Work: ...
+
+    @property
+    def bad_images(self) -> int: ...
 
     def batches(self, position: int) -> Iterator[MicroBatch]: ...
 
 
 class Engine(Protocol):
-    """One optimizer step: `begin`, `accumulate` for every micro-batch, `step`."""
+    """One optimizer step: `begin` with the labels of all its micro-batches, `accumulate` for each, `step`."""
 
-    def begin(self, step: int) -> None: ...
+    def begin(self, step: int, labels: list[Any]) -> None: ...
 
     def accumulate(self, images: Any, labels: Any, *, last: bool) -> Any: ...
 

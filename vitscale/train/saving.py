@@ -7,6 +7,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from vitscale.checkpoint.choose import Found, newest_good
 from vitscale.checkpoint.commit import commit, keep_newest
 from vitscale.checkpoint.files import ShardReader, ShardWriter
 from vitscale.checkpoint.layout import CHECKPOINTS, MANIFEST
+from vitscale.data.audit import keep_order
+from vitscale.data.ledger import Seen, append
 from vitscale.durable import write_text_atomically
 from vitscale.engine.collectives import Ranks
 from vitscale.errors import CheckpointError, SaveError
@@ -23,6 +26,15 @@ log = logging.getLogger(__name__)
 
 _FAILED_SAVES_LIMIT = 3
 _MUST_EQUAL = ("world", "engine", "shape", "optimizer")
+
+
+@dataclass(frozen=True)
+class Start:
+    """How this attempt begins where there is no commit; `resume` is "auto", "must" or "never"."""
+
+    progress: Progress
+    resume: str
+    attempt: int
 
 
 class RunCheckpoints:
@@ -37,13 +49,14 @@ class RunCheckpoints:
         ranks: Ranks,
         facts: dict[str, Any],
         keep: int,
-        start: tuple[Progress, str],
+        start: Start,
     ) -> None:
         self.run_folder, self.folder = folder, folder / CHECKPOINTS
         self.engine, self.loader, self.ranks = engine, loader, ranks
         self.facts, self.keep = facts, keep
-        self.start, self.resume = start
+        self.start, self.resume, self.attempt = start.progress, start.resume, start.attempt
         self.failed_saves = 0
+        self.unwritten: list[list[Seen]] = [[] for _ in range(ranks.place.world)]
         self.on_commit: Callable[[Path], None] = lambda folder: None
 
     def restore(self) -> Progress:
@@ -59,7 +72,7 @@ class RunCheckpoints:
         if found is None:
             return self.start
         _insist_on_same_kind(found, self.facts)
-        self.loader.check(found.manifest.facts["data"])
+        self.loader.resume(found.manifest.facts["data"])
         self.engine.load(ShardReader(found.folder), self.ranks.place.rank)
         step, images = found.manifest.step, found.manifest.facts["images"]
         log.info("resumed from %s: step %d, %d images", found.folder.name, step, images)
@@ -97,6 +110,7 @@ class RunCheckpoints:
             "images": progress.images,
             "data": self.loader.state(progress.images),
         }
+        self._write_ledger(progress)
         try:
             folder = commit(
                 self.folder, facts, self._write, self.ranks, expected_bytes=self._expected_bytes()
@@ -110,6 +124,21 @@ class RunCheckpoints:
         self.failed_saves = 0
         if self.ranks.place.is_first:
             self._after_commit(folder, progress.step)
+
+    def _write_ledger(self, progress: Progress) -> None:
+        """Say what was seen before the commit that counts it, so that every committed step is in the ledger."""
+        gathered = self.ranks.gather(self.loader.take_seen())
+        if not self.ranks.place.is_first:
+            return
+        for kept, steps in zip(self.unwritten, gathered, strict=True):
+            kept += steps
+        try:
+            keep_order(self.run_folder, self.loader.eras)
+            position = (progress.step, progress.images)
+            append(self.run_folder, self.attempt, position, self.unwritten)
+            self.unwritten = [[] for _ in gathered]
+        except OSError as error:
+            log.error("the ledger could not be written, and is kept for the next save: %s", error)
 
     def _write(self, writer: ShardWriter) -> dict[str, list[Any]]:
         return self.engine.save(writer, self.ranks.place.rank)

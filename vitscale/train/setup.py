@@ -18,8 +18,8 @@ from vitscale.config.model import Shape
 from vitscale.config.plan import Plan, make_plan
 from vitscale.config.redaction import redact_table
 from vitscale.config.run import RunConfig
+from vitscale.data.corpus import Corpus, cache_of, open_corpus
 from vitscale.data.loader import TrainLoader
-from vitscale.data.shards import ShardSet, open_shards
 from vitscale.engine.build import StepEngine, build_engine
 from vitscale.engine.collectives import Ranks, pick_device, set_timeouts
 from vitscale.engine.precision import DTYPES
@@ -38,7 +38,7 @@ from vitscale.tracking.build import Status, make_tracker
 from vitscale.train.loop import Run
 from vitscale.train.meters import Window
 from vitscale.train.progress import Progress
-from vitscale.train.saving import RunCheckpoints
+from vitscale.train.saving import RunCheckpoints, Start
 from vitscale.train.stop import StopRequest
 
 log = logging.getLogger(__name__)
@@ -74,8 +74,8 @@ def check_machine(config: RunConfig, place: Place) -> torch.device:
 class Survey:
     """What recipe and data come to on this many ranks."""
 
-    shards: ShardSet
-    held_out: ShardSet | None
+    corpus: Corpus
+    held_out: Corpus | None
     shape: Shape
     plan: Plan
     ops: Ops
@@ -89,13 +89,15 @@ def survey(config: RunConfig, place: Place, device: torch.device) -> Survey:
         DataError: shards are missing or damaged.
         ConfigError: classes or batch do not fit.
     """
-    shards = open_shards(config.data.train)
-    held_out = open_shards(config.data.held_out) if config.data.held_out else None
-    shape = _shape(config, shards, held_out)
-    plan = make_plan(config, world=place.world, epoch_images=shards.samples)
+    cache = cache_of(config.data)
+    corpus = open_corpus(config.data.train, config.data, cache=cache)
+    held = config.data.held_out
+    held_out = open_corpus([held], config.data, cache=cache) if held is not None else None
+    shape = _shape(config, corpus, held_out)
+    plan = make_plan(config, world=place.world, epoch_images=corpus.samples)
     dtype = DTYPES[config.engine.precision]
     ops = choose_ops(config.ops.norm, config.ops.attention, device=device, dtype=dtype)
-    return Survey(shards, held_out, shape, plan, ops)
+    return Survey(corpus, held_out, shape, plan, ops)
 
 
 def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], None]]:
@@ -108,7 +110,8 @@ def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], 
     shape, plan = found.shape, found.plan
     model = _model(attempt, found)
     shapes = {name: list(p.shape) for name, p in model.named_parameters()}
-    loader = _loader(config, shape, plan, found.shards, attempt.place)
+    loader = _loader(attempt, found)
+    _say(attempt, [f"JPEGs are decoded by {loader.decoder}"])
     engine = build_engine(
         model,
         make_objective(config.train.objective, config.train.label_smoothing),
@@ -126,7 +129,7 @@ def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], 
         ranks=ranks,
         facts=_facts(config, plan, shape, shapes),
         keep=config.checkpoint.keep,
-        start=(Progress(plan.total_steps), attempt.resume),
+        start=Start(Progress(plan.total_steps), attempt.resume, attempt.number),
     )
     checkpoints.on_commit = lambda manifest: tracker.artifact(manifest, "manifests")
     stop = StopRequest(config.folder, ranks.gather)
@@ -140,7 +143,8 @@ def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], 
             plan,
             gather=ranks.gather,
             flops_per_image=size.train_flops(shape),
-            bad_images=lambda: loader.bad_images,
+            loader=loader,
+            copied_s=engine.normalise.take_seconds,
         ),
         tracker=tracker,
         evaluate=_evaluator(attempt, engine, found.held_out, shape),
@@ -156,9 +160,9 @@ def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], 
     return run, close
 
 
-def _shape(config: RunConfig, shards: ShardSet, held: ShardSet | None) -> Shape:
+def _shape(config: RunConfig, corpus: Corpus, held: Corpus | None) -> Shape:
     """The model's shape, with as many classes as the data have."""
-    found, asked = len(shards.classes), config.model.classes
+    found, asked = len(corpus.classes), config.model.classes
     if asked is not None and asked != found:
         raise ConfigError(
             f"the training set has {found} classes",
@@ -166,12 +170,19 @@ def _shape(config: RunConfig, shards: ShardSet, held: ShardSet | None) -> Shape:
             given=asked,
             do="Remove the key to take the number from the data, or use another set.",
         )
-    if held is not None and held.classes != shards.classes:
+    if held is not None and held.classes != corpus.classes:
         raise ConfigError(
             "the held-out set has other classes than the training set",
             where="data.held_out",
             given=f"{len(held.classes)} classes against {found}, or another order",
             do="Pack both from one source, or give both the same --classes file.",
+        )
+    several = max(each.most_labels for each in (corpus, held) if each is not None)
+    if several > 1 and config.train.objective == "softmax":
+        raise ConfigError(
+            f"softmax takes one label an image, and the data have up to {several}",
+            where="train.objective",
+            do='Use "sigmoid", or index the shards with one label each.',
         )
     return config.model.shape(found)
 
@@ -200,17 +211,17 @@ def _say(attempt: Attempt, lines) -> None:
             log.info("%s", line)
 
 
-def _loader(
-    config: RunConfig, shape: Shape, plan: Plan, shards: ShardSet, place: Place
-) -> TrainLoader:
+def _loader(attempt: Attempt, found: Survey) -> TrainLoader:
+    config, place = attempt.config, attempt.place
     return TrainLoader(
-        shards,
+        found.corpus,
         config.data,
-        image=shape.image,
-        batch=plan.batch,
-        micro_batch=plan.micro_batch,
+        image=found.shape.image,
+        batch=found.plan.batch,
+        micro_batch=found.plan.micro_batch,
         seed=config.run.seed,
         place=place,
+        quarantine=config.folder / "quarantine" / f"rank-{place.rank:05d}.jsonl",
     )
 
 
@@ -249,7 +260,7 @@ def _facts(
 
 
 def _evaluator(
-    attempt: Attempt, engine: StepEngine, held: ShardSet | None, shape: Shape
+    attempt: Attempt, engine: StepEngine, held: Corpus | None, shape: Shape
 ) -> Callable[[], dict[str, float]]:
     config = attempt.config
 

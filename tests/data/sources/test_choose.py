@@ -27,7 +27,7 @@ def test_a_subset_applies_to_every_split():
     assert set(splits) == {"train", "held-out"}
     for split in splits.values():
         assert split.classes == ("5", "6", "7", "8", "9")
-        assert {sample.label for sample in split.samples} == set(range(5))
+        assert {sample.labels[0] for sample in split.samples} == set(range(5))
 
 
 REFUSED = {

@@ -17,7 +17,7 @@ def test_every_digit_is_in_one_split_with_its_label_and_pixels():
     for number in (0, 7, 1796):
         sample = samples[f"digit/{number:04d}"]
         pixels = np.asarray(decode(sample.data))[..., 0]
-        assert sample.label == digits.target[number]
+        assert sample.labels == (digits.target[number],)
         assert np.abs(pixels / 255 * 16 - digits.images[number]).max() < 0.04
 
 
@@ -32,4 +32,4 @@ def test_the_held_out_share_is_spread_over_the_numbers():
 def test_half_of_the_digits_can_be_kept_relabelled():
     split = digits_splits()["train"].keep([5, 6, 7, 8, 9])
     assert split.classes == ("5", "6", "7", "8", "9")
-    assert {s.label for s in split.samples} == {0, 1, 2, 3, 4}
+    assert {s.labels[0] for s in split.samples} == {0, 1, 2, 3, 4}

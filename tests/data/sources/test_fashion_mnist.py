@@ -10,8 +10,9 @@ import pytest
 
 from vitscale.data.decode import decode
 from vitscale.data.sources import fashion_mnist
-from vitscale.data.sources.fashion_mnist import fashion_mnist_splits, read_idx
+from vitscale.data.sources.fashion_mnist import fashion_mnist_splits
 from vitscale.data.sources.fetch import FetchFailed
+from vitscale.data.sources.idx import read_idx
 from vitscale.errors import DataError, ResourceError
 
 PIXELS = np.arange(5 * 28 * 28, dtype=np.uint32).astype(np.uint8).reshape(5, 28, 28)

@@ -6,17 +6,11 @@ unpacked into the cache, or the official addresses: the first that works.
 
 from __future__ import annotations
 
-import gzip
-import struct
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from vitscale.data.samples import Sample, Split, Splits
-from vitscale.data.sources.digits import png_of
+from vitscale.data.samples import Split, Splits
 from vitscale.data.sources.fetch import FetchFailed, debian_package, url
+from vitscale.data.sources.idx import idx_split
 from vitscale.errors import DataError, ResourceError
 
 CLASSES = (
@@ -82,34 +76,10 @@ def _holds_all(folder: Path) -> bool:
 
 
 def _split(files: Path, part: str) -> Split:
-    images = read_idx(files / f"{part}-images-idx3-ubyte.gz", dimensions=3)
-    labels = read_idx(files / f"{part}-labels-idx1-ubyte.gz", dimensions=1)
-    if len(images) != len(labels) or labels.max(initial=0) >= len(CLASSES):
-        what = f"{len(images)} images do not fit {len(labels)} labels up to {labels.max(initial=0)}"
+    split = idx_split(
+        files / f"{part}-images-idx3-ubyte.gz", files / f"{part}-labels-idx1-ubyte.gz", part
+    )
+    if len(split.classes) > len(CLASSES):
+        what = f"labels up to {len(split.classes) - 1}; there are {len(CLASSES)} classes"
         raise DataError(what, where=f"{files}, {part}", do="Fetch the files again.")
-    return Split(CLASSES, _samples(part, images, labels), {"LICENCES.txt": _NOTE})
-
-
-def _samples(part: str, images: np.ndarray, labels: np.ndarray) -> Iterator[Sample]:
-    for number, (pixels, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-        yield Sample(f"{part}/{number:05d}", "png", png_of(pixels), label)
-
-
-def read_idx(path: Path, *, dimensions: int) -> np.ndarray:
-    """A gzipped IDX file of bytes, as uint8 with that many dimensions.
-
-    Raises:
-        DataError: it is damaged or holds something else.
-    """
-    try:
-        data = gzip.decompress(path.read_bytes())
-        magic, *shape = struct.unpack_from(f">{dimensions + 1}I", data)
-    except (OSError, EOFError, struct.error, zlib.error) as error:
-        raise DataError(
-            f"cannot be read: {error}", where=str(path), do="Fetch it again."
-        ) from error
-    start = 4 * (dimensions + 1)
-    if magic != 0x0800 + dimensions or len(data) - start != int(np.prod(shape)):
-        what = f"no IDX file of bytes with {dimensions} dimensions"
-        raise DataError(what, where=str(path), do="Fetch it again.")
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    return Split(CLASSES, split.samples, {"LICENCES.txt": _NOTE})

@@ -9,17 +9,15 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from vitscale.data.random_keys import generator
 from vitscale.data.samples import IMAGE_EXTENSIONS, Sample, Split, Splits
+from vitscale.data.sources.files import Keys, hold_out, look, refuse
 from vitscale.errors import DataError
 
 _log = logging.getLogger(__name__)
 _UNSUPPORTED = ("avif", "bmp", "gif", "heic", "jp2", "jxl", "pgm", "ppm", "tif", "tiff")
-_LISTED = 30
 
 
 def folder_splits(folder: str | Path, *, held_out_share: float = 0.0, seed: int = 0) -> Splits:
@@ -37,8 +35,9 @@ def folder_splits(folder: str | Path, *, held_out_share: float = 0.0, seed: int 
         raise DataError(what, where=str(folder), do="Sort the images into folders.")
     problems: list[str] = []
     by_class = [_samples_of(folder, name, number, problems) for number, name in enumerate(classes)]
-    _refuse(problems, folder)
-    return _split(by_class, tuple(classes), held_out_share, seed)
+    refuse(problems, "the image folder", folder)
+    samples = [sample for of_class in by_class for sample in of_class]
+    return hold_out(Split(tuple(classes), samples), held_out_share, seed)
 
 
 def natural(text: str) -> tuple[tuple[int, int, str], ...]:
@@ -55,20 +54,17 @@ def _visible(folder: Path) -> list[Path]:
 def _samples_of(folder: Path, name: str, label: int, problems: list[str]) -> list[Sample]:
     """The images of one class; what is wrong with any file goes to `problems`."""
     samples: list[Sample] = []
-    taken: Counter[str] = Counter()
+    keys = Keys()
     for path in _files_below(folder / name, problems):
         suffix = path.suffix[1:].lower()
         if suffix not in IMAGE_EXTENSIONS + _UNSUPPORTED:
             _log.info("skipped a file that is no image: %s", path)
             continue
-        extension, problem = _look(path)
+        extension, problem = look(path)
         if problem:
             problems.append(f"{path.relative_to(folder)}: {problem}")
             continue
-        key = str(path.relative_to(folder).with_suffix("")).replace(".", "_")
-        taken[key] += 1
-        unique = key if taken[key] == 1 else f"{key}~{taken[key]}"
-        samples.append(Sample(unique, extension, path, label))
+        samples.append(Sample(keys.of(path.relative_to(folder)), extension, path, label))
     if not samples:
         problems.append(f"{name}: the class folder holds no usable image")
     return samples
@@ -85,49 +81,3 @@ def _files_below(folder: Path, problems: list[str]) -> Iterator[Path]:
         for name in sorted(files, key=natural):
             if not name.startswith("."):
                 yield Path(root, name)
-
-
-def _look(path: Path) -> tuple[str, str]:
-    """Extension by content, or what is wrong with the file."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        return "", error.strerror or "cannot be read"
-    if head.startswith(b"\xff\xd8\xff"):
-        return "jpg", ""
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png", ""
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "webp", ""
-    return "", "no JPEG, PNG or WebP" if head else "the file is empty"
-
-
-def _refuse(problems: list[str], folder: Path) -> None:
-    if not problems:
-        return
-    more = [f"and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    raise DataError(
-        f"the image folder has {count}:\n  " + "\n  ".join(problems[:_LISTED] + more) + "\n",
-        where=str(folder),
-        do="Mend, convert or remove these files.",
-    )
-
-
-def _split(
-    by_class: list[list[Sample]], classes: tuple[str, ...], share: float, seed: int
-) -> Splits:
-    train: list[Sample] = []
-    held_out: list[Sample] = []
-    for label, samples in enumerate(by_class):
-        count = round(share * len(samples))
-        if share > 0 and len(samples) > 1:
-            count = min(max(count, 1), len(samples) - 1)
-        chosen = set(generator("held-out", seed, label).permutation(len(samples))[:count].tolist())
-        for number, sample in enumerate(samples):
-            (held_out if number in chosen else train).append(sample)
-    splits = {"train": Split(classes, train)}
-    if held_out:
-        splits["held-out"] = Split(classes, held_out)
-    return splits

@@ -1,0 +1,1 @@
+"""Where shards lie: folders, web servers, object stores, commands; none of it needs torch or numpy."""
