@@ -72,11 +72,26 @@ def test_bytes_bound_the_window_but_never_below_one_shard():
         prefetcher.close()
 
 
-def test_a_shard_that_waits_already_is_passed_over():
+def test_a_shard_that_waits_already_stops_the_walk_until_it_is_met():
     fetched = Fetched()
-    prefetcher = started([5, 5, 6, 5, 7, 8], fetched)
-    assert settled(fetched, 3) == [5, 6, 7]
+    prefetcher = started([5, 6, 5, 7], fetched)
+    assert settled(fetched, 2) == [5, 6]
+    prefetcher.met(6)
+    assert settled(fetched, 2) == [5, 6]
+    prefetcher.met(5)
+    assert settled(fetched, 4) == [5, 6, 5, 7]
     prefetcher.close()
+
+
+def test_an_endless_walk_over_few_shards_holds_nobody_up():
+    fetched = Fetched()
+    prefetcher = started(itertools.cycle(range(4)), fetched, shards=64, threads=2)
+    assert sorted(settled(fetched, 4)) == [0, 1, 2, 3]
+    for number in range(4):
+        prefetcher.needed(number)
+    assert sorted(settled(fetched, 8)[4:]) == [0, 1, 2, 3]
+    prefetcher.close()
+    assert not any(thread.is_alive() for thread in prefetcher._threads)
 
 
 def test_shards_that_nobody_comes_for_do_not_stop_everything():

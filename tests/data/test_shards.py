@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import tarfile
 import threading
@@ -14,6 +15,7 @@ from tests.data.corpora import damage_image, files_with, image_file, make_tar, p
 from vitscale.config.dataset import dataset_facts, read_manifest
 from vitscale.data.bad_images import BadImage
 from vitscale.data.shards import open_shards
+from vitscale.data.shelves import idle_shards
 from vitscale.data.tar_index import index_folder
 from vitscale.data.verify import verify
 from vitscale.errors import DataError
@@ -180,3 +182,24 @@ def test_verify_reports_every_problem(tmp_path):
     assert "shard-000003.tar: no image is affected" in text
     assert "stray.tar: not in the manifest" in text
     assert "shard-000004" not in text
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised", "idle"),
+    [
+        (1024, 1 << 20, 2304, 1024),
+        (1024, 1024, 1024, 384),
+        (65_536, 65_536, 65_536, 1024),
+        (64, 64, 64, 1),
+        (-1, -1, -1, 1024),
+        (1024, -1, 2304, 1024),
+    ],
+)
+def test_as_many_shards_stay_open_as_the_system_allows(monkeypatch, soft, hard, raised, idle):
+    limits = [soft, hard]
+    monkeypatch.setattr(resource, "getrlimit", lambda what: tuple(limits))
+    monkeypatch.setattr(
+        resource, "setrlimit", lambda what, both: limits.__setitem__(slice(None), both)
+    )
+    assert idle_shards() == idle
+    assert limits == [raised, hard]

@@ -29,10 +29,10 @@ class DataConfig(Section):
     flip: bool = True
     """Mirror left-right with probability one half."""
 
-    lanes: int = Field(default=64, ge=1)
+    lanes: int = Field(default=256, ge=1)
     """Parts of the corpus that are read side by side; more lanes shuffle better and open more shards."""
 
-    window: int = Field(default=4096, ge=1)
+    window: int = Field(default=1024, ge=1)
     """Samples of a lane that are shuffled among each other; this bounds the reader's memory."""
 
     decode: Literal["auto", "c", "pillow"] = "auto"

@@ -22,7 +22,8 @@ class Prefetcher:
     """Keeps the next shards of `ahead` fetched, on threads of its own.
 
     Args:
-        ahead: shard numbers in the order of need; one that waits already is passed over.
+        ahead: shard numbers in the order of need, perhaps without end; one that waits already stops the walk
+            until it is met, so that it never runs round a small data set.
         fetch: brings one shard to this node; False if there is no room for it now.
         size_of: bytes of a shard.
         shards: fetched or being fetched, and not needed yet, at most.
@@ -43,6 +44,7 @@ class Prefetcher:
         self._ahead, self._fetch, self._size_of = ahead, fetch, size_of
         self._most, self._limit = shards, limit_bytes
         self._waiting: dict[int, int] = {}
+        self._again: int | None = None
         self._changed = threading.Condition()
         self._closed = False
         self._failure: BaseException | None = None
@@ -75,6 +77,13 @@ class Prefetcher:
                 self._waiting.pop(next(iter(self._waiting)))
             self._changed.notify_all()
 
+    def met(self, number: int) -> None:
+        """Note that the reader is at a shard that it has open already, or knows to be lost: it waits no longer."""
+        if number in self._waiting:
+            with self._changed:
+                self._waiting.pop(number, None)
+                self._changed.notify_all()
+
     def close(self) -> None:
         """Stop; a fetch under way ends when its store is closed."""
         with self._changed:
@@ -102,8 +111,9 @@ class Prefetcher:
                 self._changed.wait_for(lambda: self._closed or not self._is_full())
                 if self._closed or self._failure is not None:
                     return None
+                number, self._again = self._again, None
                 try:
-                    number = next(self._ahead, None)
+                    number = next(self._ahead, None) if number is None else number
                 except Exception as error:
                     self._failure = error
                     return None
@@ -112,9 +122,10 @@ class Prefetcher:
                 if number not in self._waiting:
                     self._waiting[number] = self._size_of(number)
                     return number
+                self._again = number
 
     def _is_full(self) -> bool:
-        many = len(self._waiting) >= self._most
+        many = len(self._waiting) >= self._most or self._again in self._waiting
         return many or (bool(self._waiting) and sum(self._waiting.values()) >= self._limit)
 
     def _pause(self, number: int) -> bool:

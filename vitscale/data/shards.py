@@ -290,9 +290,11 @@ class ShardSet:
             shard = self._opened.get(number)
             if shard is not None:
                 self._opened.move_to_end(number)
-                return shard
-            if number in self._lost:
-                return None
+            known = shard is not None or number in self._lost
+        if known:
+            if self._prefetcher is not None:
+                self._prefetcher.met(number)
+            return shard
         if self._prefetcher is not None:
             self._prefetcher.needed(number)
         try:

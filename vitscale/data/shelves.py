@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal, Protocol
@@ -16,12 +17,29 @@ from vitscale.data.open_shard import OpenShard, open_local, read_own_index
 from vitscale.data.stores.store import NotThere, Store
 from vitscale.errors import DataError
 
-IDLE_IN_FOLDER = 256
-"""Shards of a folder kept open a process, below the usual limit of 1024 files."""
+IDLE_SHARDS = 1024
+"""Shards kept open a process where files are plenty: 256 lanes touch about twice as many as there are lanes. One of
+2,000 samples takes 0.2 MB."""
+_OTHER_FILES = 256
 _SHARE_OF_CACHE = 16
 Missing = Literal["abort", "mask"]
 """What comes of a shard that cannot be had for good."""
 _log = logging.getLogger(__name__)
+
+
+def idle_shards() -> int:
+    """How many shards of a set may stay open: the process may have more files open after this, if the system lets it.
+
+    Two sets, for training and evaluation, share what is beyond other uses.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return IDLE_SHARDS
+    wanted = 2 * IDLE_SHARDS + _OTHER_FILES
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return min(IDLE_SHARDS, max(1, (soft - _OTHER_FILES) // 2))
 
 
 def check_folder(folder: Path, manifest: Manifest, missing: Missing) -> dict[int, str]:
@@ -105,7 +123,7 @@ class FolderShelf:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.idle = IDLE_IN_FOLDER
+        self.idle = idle_shards()
 
     def open(self, record: ShardRecord, let_go: Callable[[], object]) -> OpenShard:
         """As `Shelf.open`."""
@@ -163,7 +181,7 @@ class CacheShelf:
         self._set = CachedSet(cache, store, manifest.fingerprint)
         mean = max(1, manifest.facts.bytes // max(1, len(manifest.shards)))
         share = cache.limit_bytes // (_SHARE_OF_CACHE * mean)
-        self.idle = int(min(max(share, 1), IDLE_IN_FOLDER))
+        self.idle = int(min(max(share, 1), idle_shards()))
 
     def open(self, record: ShardRecord, let_go: Callable[[], object]) -> OpenShard:
         return self._opened(record, let_go, None)

@@ -55,7 +55,9 @@ def _check_reader() -> None:
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
-        raise ResourceError("pyarrow is not installed", do="pip install pyarrow") from error
+        raise ResourceError(
+            "pyarrow is not installed", do='pip install "vitscale[parquet]"'
+        ) from error
 
 
 def _split(name: str, files: list[Path], columns: Columns) -> Split:
