@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import random
 import re
 import threading
 
@@ -13,7 +14,7 @@ import torch
 
 from tests.data.corpora import corpus_of, damage_image, image_file, loader_of, packed, split_of
 from vitscale.data.bad_images import tolerated
-from vitscale.data.batch import MicroBatch
+from vitscale.data.batch import Buffers, MicroBatch
 from vitscale.data.device import normalise
 from vitscale.data.loader import scan, useful_threads
 from vitscale.data.samples import Sample, Split
@@ -323,3 +324,67 @@ def test_normalising_maps_bytes_to_minus_one_and_one():
     assert (out.min(), out.max()) == (-1.0, 1.0)
     assert normalise(images, "cpu", torch.bfloat16).dtype == torch.bfloat16
     assert images[0, 0, 15, 15] == 255
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> ShardSet:
+    """30 JPEGs large enough for several threads, one of them damaged."""
+    folder = tmp_path_factory.mktemp("photos") / "d"
+    samples = [
+        Sample(f"{n}", "jpg", image_file("JPEG", seed=n, size=(90 + n, 80)), n % 3)
+        for n in range(30)
+    ]
+    pack(Split(("a", "b", "c"), samples), folder, shard_samples=8)
+    shards = open_shards(folder)
+    damage_image(shards, 4)
+    assert useful_threads(4, corpus_of(shards)) == 4
+    return shards
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 6, 8])
+def test_batches_are_the_same_for_all_worlds_and_threads(photos, world, threads):
+    """Five global batches of 24 straddle four epochs; pixels, labels, masks and epochs, bit for bit."""
+    reference = take(loader_of(photos, batch=24, bad_image_limit=1.0), 0, 120)
+    settings = {"batch": 24, "threads": threads, "bad_image_limit": 1.0}
+    ranks = [
+        take(loader_of(photos, place=Place(rank, world), **settings), 0, 120 // world)
+        for rank in range(world)
+    ]
+    share = 24 // world
+    steps = [part_of(rank, slice(s * share, (s + 1) * share)) for s in range(5) for rank in ranks]
+    assert_same(joined(steps), reference)
+    assert joined(steps).epochs.tolist() == reference.epochs.tolist()
+
+
+def test_a_hundred_stops_on_changing_numbers_of_ranks_give_the_unbroken_sequence(photos):
+    rng = random.Random(7)
+    batch, stops = 24, 100
+    unbroken = take(loader_of(photos, batch=batch, bad_image_limit=1.0), 0, batch * 2 * stops)
+    position = 0
+    for _ in range(stops):
+        world, steps = rng.choice([1, 2, 3, 4, 6, 8]), rng.randint(1, 2)
+        state = loader_of(photos, batch=batch).state(position)
+        parts = []
+        for rank in range(world):
+            loader = loader_of(photos, place=Place(rank, world), batch=batch, bad_image_limit=1.0)
+            loader.resume(state)
+            parts.append(take(loader, state["position"], steps * batch // world))
+        share = batch // world
+        cut = [part_of(p, slice(s * share, (s + 1) * share)) for s in range(steps) for p in parts]
+        assert_same(joined(cut), part_of(unbroken, slice(position, position + steps * batch)))
+        position += steps * batch
+
+
+def test_memory_is_used_again_only_when_no_tensor_refers_to_it():
+    buffers = Buffers()
+    first = buffers.take((2, 3))
+    part = first[1:].t()
+    address = first.data_ptr()
+    del first
+    assert buffers.take((2, 3)).data_ptr() != address  # a view still shows it
+    del part
+    gc.collect()
+    again = [buffers.take((2, 3)) for _ in range(3)]
+    assert [tensor.data_ptr() for tensor in again].count(address) == 1
+    assert buffers.take((4, 3)).shape == (4, 3)

@@ -5,9 +5,10 @@ Letters: B images, H and W pixels, L labels at most.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -85,6 +86,26 @@ class Filling:
             part.cancel()
 
 
+class Buffers:
+    """Memory of earlier batches, used again once nothing refers to it: fresh pages cost time.
+
+    Memory for CUDA comes pinned, and torch keeps and reuses that itself.
+    """
+
+    def __init__(self) -> None:
+        self._free: dict[tuple[int, ...], list[np.ndarray]] = {}
+
+    def take(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """An uint8 tensor of this shape with anything in it."""
+        if torch.cuda.is_available():
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        free = self._free.setdefault(shape, [])
+        whole = free.pop() if free else np.empty(shape, np.uint8)
+        lent = whole[:]  # tensors hold on to this view; when the last of them goes, it goes
+        weakref.finalize(lent, free.append, whole).atexit = False
+        return torch.from_numpy(lent)
+
+
 @dataclass(frozen=True)
 class Filler:
     """Reads and decodes the images of slots on the threads of `pool`."""
@@ -98,12 +119,13 @@ class Filler:
     """Whether JPEGs may be decoded at a fraction of their size where the view allows it."""
     pool: ThreadPoolExecutor
     threads: int
+    buffers: Buffers = field(default_factory=Buffers)
 
     def start(self, slots: Slots) -> Filling:
         """Begin to fill a micro-batch."""
-        pin = torch.cuda.is_available()
-        pixels = torch.empty(len(slots), *self.image, 3, dtype=torch.uint8, pin_memory=pin)
+        pixels = self.buffers.take((len(slots), *self.image, 3))
         several = (self.corpus.most_labels,) if self.corpus.most_labels > 1 else ()
+        pin = torch.cuda.is_available()
         labels = torch.empty(len(slots), *several, dtype=torch.int64, pin_memory=pin)
         batch = MicroBatch(pixels.permute(0, 3, 1, 2), labels, slots.ids, slots.epochs)
         size = max(1, -(-len(slots) // (self.threads * _TASKS_PER_THREAD)))
