@@ -92,6 +92,11 @@ def _pretrain(shell: Shell, story: Story, plan: dict[str, Any], results: Results
     watch = Watch(PRETRAINED, total, kill_at=total // 2)
     watch.until_end(process)
     finish(process, log, words)
+    proof = shell.ask("shards", "audit", str(PRETRAINED))
+    print(
+        f"  each of the {proof['steps']:,} steps saw exactly its images, {proof['images']:,} in all, "
+        "the kill notwithstanding"
+    )
     speeds = [point.value for point in read_metrics(PRETRAINED)["speed/images_per_s"]]
     results.facts |= {
         "dataset": story.pretrain.name,
