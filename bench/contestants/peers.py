@@ -102,7 +102,7 @@ def main() -> None:
         while True:
             yield from contestant(folder, change)
 
-    report(epochs(), images)
+    report(epochs(), folder, images)
 
 
 if __name__ == "__main__":

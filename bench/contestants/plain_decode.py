@@ -18,7 +18,7 @@ def main() -> None:
             for begin in range(0, len(files) - 63, 64):
                 yield [plain_decode(data) for data in files[begin : begin + 64]]
 
-    report(batches(), images)
+    report(batches(), Path(sys.argv[1]), images)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from bench.contestants.timing import report
 from vitscale.config.data import DataConfig
@@ -30,7 +31,7 @@ def main() -> None:
         seed=0,
         place=Place(),
     )
-    report((batch.images for batch in loader.batches(0)), images)
+    report((batch.images for batch in loader.batches(0)), Path(folder), images)
     loader.close()
 
 
