@@ -16,7 +16,7 @@ BENCHES := decode growth loader memory shuffle step
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 
 help:        ## list the targets
-	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 demo: $(STAMP)        ## train, stop, resume and evaluate a small ViT on this machine
 	$(BIN)/vitscale demo
