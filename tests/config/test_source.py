@@ -99,3 +99,9 @@ def test_a_source_knows_whether_it_is_whole():
     assert Source(shards="/a", weight=3).is_whole
     assert not Source(shards="/a[:5]").is_whole
     assert not Source(shards="/a", classes=("x",)).is_whole
+
+
+def test_a_file_url_is_a_folder_and_needs_no_cache(tmp_path):
+    assert train_of(f'"file://{tmp_path}/d"')[0].place == f"file://{tmp_path}/d"
+    with pytest.raises(ConfigError, match="all shards are on local disks"):
+        load_recipe(RECIPE, ["data.train=file:///d", "data.cache=/c"])

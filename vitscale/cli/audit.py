@@ -46,7 +46,9 @@ def _last_commit(folder: Path) -> tuple[int, dict[str, Any]]:
         manifest = Manifest.from_json(copies[-1].read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"the manifest cannot be read: {error}", where=str(copies[-1])
+            f"the manifest cannot be read: {error}",
+            where=str(copies[-1]),
+            do="Restore the file, or audit a copy of the run.",
         ) from error
     return manifest.step, manifest.facts["data"]
 

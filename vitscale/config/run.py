@@ -10,7 +10,7 @@ from vitscale.config.data import DataConfig
 from vitscale.config.engine import EngineConfig, OpsConfig
 from vitscale.config.model import ModelConfig
 from vitscale.config.optim import OptimConfig
-from vitscale.config.source import Source, is_url
+from vitscale.config.source import Source
 from vitscale.config.train import (
     CheckpointConfig,
     EvaluateConfig,
@@ -93,7 +93,7 @@ def _idle_settings(config: RunConfig) -> Iterator[tuple[str, str]]:
     for name in ("momentum",) if config.optim.optimizer == "adamw" else ("betas", "eps"):
         text = f'has no effect with optim.optimizer = "{config.optim.optimizer}": remove it'
         yield f"optim.{name}", text
-    if not any(is_url(source.shards) for source in sources_of(config)):
+    if not any(source.is_remote for source in sources_of(config)):
         for name in ("cache", "cache_gb"):
             yield f"data.{name}", "has no effect: all shards are on local disks"
     if not any(source.shards.startswith("pipe:") for source in sources_of(config)):
@@ -114,7 +114,7 @@ def _impossible_data(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "data.train.0.weight", "has no effect on a single source: remove it"
     if held_out is not None and held_out.weight != 1:
         yield "data.held_out.weight", "has no effect: all of a held-out set is scored"
-    remote = [source.shards for source in sources_of(config) if is_url(source.shards)]
+    remote = [source.shards for source in sources_of(config) if source.is_remote]
     if remote and config.data.cache is None:
         yield "data.cache", f"is needed to read {remote[0]}: name a folder on a local disk"
 

@@ -110,9 +110,19 @@ class Source(Section):
         return split_part(self.shards)[1]
 
     @property
+    def is_filtered(self) -> bool:
+        """Whether single samples are chosen, by class or by a list."""
+        return self != Source(shards=self.shards, weight=self.weight)
+
+    @property
     def is_whole(self) -> bool:
         """Whether every sample of the set is read under its own label."""
-        return self == Source(shards=self.place, weight=self.weight)
+        return self.part is None and not self.is_filtered
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the shards come from a store by way of the cache; `file://` is a folder of this machine."""
+        return is_url(self.shards) and not self.shards.startswith("file://")
 
 
 def _listed(value: object) -> object:

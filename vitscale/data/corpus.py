@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ class Rows:
 
 
 def open_corpus(
-    sources: Iterable[Source], config: DataConfig | None = None, *, cache: ShardCache | None = None
+    sources: Sequence[Source], config: DataConfig | None = None, *, cache: ShardCache | None = None
 ) -> Corpus:
     """Open the sources as `config` says about missing shards and the cache.
 

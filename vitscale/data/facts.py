@@ -18,7 +18,7 @@ def facts_of(config: DataConfig) -> DatasetFacts:
         ConfigError: a filter names what a set does not have.
     """
     sources = config.train
-    if any(source != Source(shards=source.shards, weight=source.weight) for source in sources):
+    if any(source.is_filtered for source in sources):
         return open_corpus(
             sources, config
         ).facts  # filters need the labels and keys of every sample

@@ -11,6 +11,7 @@ import numpy as np
 
 from vitscale.config.source import Source
 from vitscale.data.index import hash_of_key
+from vitscale.data.lists import read_list
 from vitscale.data.shards import ShardSet
 from vitscale.errors import ConfigError, DataError, nearest
 
@@ -125,7 +126,7 @@ def _of_classes(shards: ShardSet, ids: np.ndarray, new_labels: np.ndarray) -> np
 
 
 def _read_ids(path: str, shards: ShardSet) -> np.ndarray:
-    lines = read_list(Path(path))
+    lines = _each_once(Path(path))
     wrong = [line for line in lines if not line.isdigit() or int(line) >= shards.samples]
     if wrong:
         raise DataError(
@@ -139,7 +140,7 @@ def _read_ids(path: str, shards: ShardSet) -> np.ndarray:
 
 def _read_keys(path: str, shards: ShardSet) -> np.ndarray:
     """Ids of the samples whose keys are listed; the index holds hashes of the keys."""
-    lines = read_list(Path(path))
+    lines = _each_once(Path(path))
     wanted = np.array([hash_of_key(line) for line in lines], np.uint64)
     hashes = shards.key_hashes()
     order = np.argsort(hashes, kind="stable")
@@ -157,18 +158,8 @@ def _read_keys(path: str, shards: ShardSet) -> np.ndarray:
     return np.concatenate([order[b:e] for b, e in zip(begin, end, strict=True)])
 
 
-def read_list(path: Path) -> list[str]:
-    """The lines of a list, without empty ones and those that begin with `#`.
-
-    Raises:
-        DataError: it cannot be read, is empty, or has a line twice.
-    """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the list cannot be read: {error}", where=str(path)) from error
-    lines = [line for line in lines if line and not line.startswith("#")]
-    if not lines or len(set(lines)) < len(lines):
-        what = "has lines twice" if lines else "is empty"
-        raise DataError(f"the list {what}", where=str(path), do="Name every sample once.")
+def _each_once(path: Path) -> list[str]:
+    lines = read_list(path)
+    if len(set(lines)) < len(lines):
+        raise DataError("the list has lines twice", where=str(path), do="Name every sample once.")
     return lines

@@ -81,4 +81,6 @@ def _disk_speed(tar: Path) -> float:
                 read += len(block)
             return read / _MB / (time.perf_counter() - began)
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=str(tar)) from error
+        raise DataError(
+            f"cannot be read: {error.strerror}", where=str(tar), do="Check the disk and the rights."
+        ) from error

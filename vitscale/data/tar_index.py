@@ -142,7 +142,10 @@ def _raise_all(errors: list[DataError]) -> None:
     if errors:
         shown = "\n  ".join(map(str, errors[:_LISTED]))
         more = f"\n  and {len(errors) - _LISTED} more" if len(errors) > _LISTED else ""
-        raise DataError(f"{len(errors)} tars cannot be indexed:\n  {shown}{more}")
+        raise DataError(
+            f"{len(errors)} tars cannot be indexed:\n  {shown}{more}\n",
+            do="Mend or remove them and index again.",
+        )
 
 
 def _check_labels(records: tuple[ShardRecord, ...], rule: LabelRule, folder: Path) -> None:

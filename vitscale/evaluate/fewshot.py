@@ -111,7 +111,11 @@ def extract(
             labels.append(micro_batch.labels[good])
             numbers.append(torch.as_tensor(micro_batch.ids)[good])
     if not sum(map(len, labels)):
-        raise DataError("no image could be read", where=shards.where)
+        raise DataError(
+            "no image could be read",
+            where=shards.where,
+            do="Check it with `vitscale shards verify`.",
+        )
     order = torch.cat(numbers).argsort()
     return Features(
         torch.cat(values)[order], torch.cat(labels)[order], torch.cat(numbers)[order].numpy()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vitscale.config.dataset import MANIFEST, read_manifest
 from vitscale.data.labels import LabelRule
+from vitscale.data.lists import read_list
 from vitscale.data.samples import Sample, Span, Split
 from vitscale.data.tar_headers import TarReader
 from vitscale.data.tar_samples import labels_of, samples_of
@@ -29,8 +30,8 @@ class KeyFilter:
         Raises:
             DataError: a list cannot be read, or names a key that no sample has.
         """
-        keep = read_keys(self.keep) if self.keep else None
-        drop = read_keys(self.drop) if self.drop else set[str]()
+        keep = set(read_list(self.keep)) if self.keep else None
+        drop = set(read_list(self.drop)) if self.drop else set[str]()
         met: set[str] = set()
         for sample in samples:
             wanted = keep is None or sample.key in keep
@@ -46,22 +47,6 @@ class KeyFilter:
                 )
                 what = f"{len(strangers)} keys are of no sample: {shown}"
                 raise DataError(what, where=str(path), do="Correct or remove them.")
-
-
-def read_keys(path: Path) -> set[str]:
-    """One key a line; empty lines and lines that begin with # say nothing.
-
-    Raises:
-        DataError: it cannot be read or holds no key.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the list of keys cannot be read: {error}", where=str(path)) from error
-    keys = {line.strip() for line in lines if line.strip() and not line.startswith("#")}
-    if not keys:
-        raise DataError("the list holds no key", where=str(path), do="Write one key a line.")
-    return keys
 
 
 def webdataset_split(folder: Path, label_key: str | None, keys: KeyFilter) -> Split:

@@ -64,7 +64,11 @@ def _backend_of(text: str, allow_pipe: bool) -> Backend:
             do=f"Known are {', '.join(f'{name}://' for name in _SCHEMES)} and pipe:.",
         )
     if not rest.strip("/"):
-        raise ConfigError("the address names no place", given=without_secrets(text))
+        raise ConfigError(
+            "the address names no place",
+            given=without_secrets(text),
+            do=f"Write {scheme}://HOST-OR-BUCKET/FOLDER.",
+        )
     if scheme in PACKAGES:
         return Objects(text)
     from vitscale.data.stores.web import Web
