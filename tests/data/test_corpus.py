@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from vitscale.config.dataset import MASKED
 from vitscale.config.source import Source
 from vitscale.data.corpus import Corpus, open_corpus
 from vitscale.data.samples import Sample, Split
+from vitscale.data.shards import ShardSet
 from vitscale.data.tar_index import index_folder
 from vitscale.data.write import pack
 from vitscale.errors import ConfigError, DataError
@@ -160,3 +162,16 @@ def test_several_labels_stand_in_rows_and_filters_drop_single_labels(tmp_path):
         corpus.labels()
     some = corpus_of(str(tmp_path / "d"), classes=("z", "x"))
     assert [sorted(row) for row in some.rows(np.arange(2)).labels.tolist()] == [[none, 0, 1]] * 2
+
+
+def test_every_set_of_a_mixture_is_told_its_own_shards(folder, tmp_path, monkeypatch):
+    packed(tmp_path / "other", 20, shard_samples=5)
+    walks: dict[str, Iterator[int]] = {}
+    monkeypatch.setattr(
+        ShardSet, "prefetch", lambda self, walk, **_: walks.update({str(self.folder): walk})
+    )
+    both = open_corpus([Source(shards=each) for each in (folder, str(tmp_path / "other"))])
+    both.follow(lambda: iter([(0, 7), (1, 2), (0, 3), (1, 0)]), lambda source, shard: 0)
+    # read only now, as the threads that fetch do
+    assert list(walks[folder]) == [7, 3]
+    assert list(walks[str(tmp_path / "other")]) == [2, 0]

@@ -209,8 +209,7 @@ class Corpus:
         for shards in self._sets():
             own = [source for source, s in enumerate(self.selections) if s.shards is shards]
             number_of = {name: number for number, name in enumerate(shards.names)}
-            walk = (number for source, number in ahead() if source in own)
-            shards.prefetch(walk, shards=_AHEAD_SHARDS, limit_bytes=_AHEAD_BYTES)
+            shards.prefetch(_numbers(ahead(), own), shards=_AHEAD_SHARDS, limit_bytes=_AHEAD_BYTES)
             shards.plan(_by_name(own, number_of, next_use))
 
     def rest(self) -> None:
@@ -244,6 +243,10 @@ class Corpus:
         [(source, _, own)] = self._by_source(np.array([sample]))
         selection = self.selections[source]
         return selection.shards, int(selection.set_ids(own)[0])
+
+
+def _numbers(walk: Iterator[tuple[int, int]], sources: list[int]) -> Iterator[int]:
+    return (number for source, number in walk if source in sources)
 
 
 def _by_name(
