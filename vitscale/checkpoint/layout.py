@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "MANIFEST.json"
+STATE = "state.json"
 CHECKPOINTS = "checkpoints"
 _STEP = re.compile(r"^step-(\d{8,})$")
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -123,11 +123,8 @@ def _damage_of(path: Path, file: FileRecord, deep: bool) -> str:
 
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(body: dict[str, Any]) -> str:
