@@ -45,7 +45,7 @@ def write(stages: list[int | None], precision: str, folder: str) -> None:
         train_steps(engine, plan, rank, BEFORE, batch=BATCH)
         own = Path(folder) / name_of(stage, world, precision)
         facts = {"step": 2, "images": 2 * BATCH, "world": world, "shapes": shapes}
-        facts["shape"] = SHAPE.as_json()
+        facts |= {"shape": SHAPE.as_json(), "run": own.name}
         path = commit(own, facts, lambda writer, e=engine: e.save(writer, rank), ranks)
         held = contents(engine, stage, precision, ranks)
         series = train_steps(engine, plan, rank, AFTER, batch=BATCH)

@@ -50,13 +50,19 @@ class Manifest:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
 
+    @property
+    def body(self) -> dict[str, Any]:
+        files = [asdict(file) for file in self.files]
+        return {"format": FORMAT, "facts": self.facts, "files": files}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the manifest says, and so of every byte of the commit."""
+        return _digest(self.body)
+
     def to_json(self) -> str:
-        body = {
-            "format": FORMAT,
-            "facts": self.facts,
-            "files": [asdict(file) for file in self.files],
-        }
-        return json.dumps({"sha256": _digest(body), "body": body}, indent=1, sort_keys=True) + "\n"
+        record = {"sha256": self.digest, "body": self.body}
+        return json.dumps(record, indent=1, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vitscale.checkpoint.choose import found_commit
-from vitscale.checkpoint.export import METADATA, SUFFIX
+from vitscale.checkpoint.export import METADATA, SUFFIX, export
 from vitscale.checkpoint.state import StateReader, whole
 from vitscale.config.model import Shape
-from vitscale.errors import CheckpointError
+from vitscale.errors import CheckpointError, ConfigError
+from vitscale.units import human_bytes
 
 KINDS = {"raw": "weight", "ema": "ema"}
 
@@ -45,6 +48,58 @@ def load_weights(path: str | Path, which: str = "raw") -> Weights:
         insist_on_kind(reader, which)
         tensors = whole(reader, KINDS[which], facts["shapes"])
         return Weights(Shape.from_json(facts["shape"]), tensors, found.manifest.step, found.folder)
+
+
+def export_weights(path: Path, to: Path, which: str, dtype: str) -> dict[str, Any]:
+    """Write the weights of the commit at `path` into the new safetensors file `to`, streaming.
+
+    Args:
+        path: a step or run folder.
+        to: the file; its metadata say shape, step and run, so `load_weights` reads it back.
+        which: "raw" or "ema".
+        dtype: "fp32" or "bf16".
+
+    Returns:
+        What was written where, for people and programs.
+
+    Raises:
+        CheckpointError: nothing at `path` verifies, or there is no average.
+        ConfigError: the file exists, has another ending, or cannot be written.
+    """
+    _insist_on_new(to)
+    with found_commit(path) as found:
+        facts, reader = found.manifest.facts, StateReader(found.folder)
+        insist_on_kind(reader, which)
+        record = {name: facts[name] for name in ("run", "step", "images", "shape")}
+        record |= {"weights": which, "commit": found.manifest.digest}
+        try:
+            size = export(reader, KINDS[which], facts, to, dtype=dtype, record=record)
+        except OSError as error:
+            raise ConfigError(
+                f"the export cannot be written: {error.strerror or error}",
+                where="--to",
+                given=to,
+                do="Free some space, or choose another folder.",
+            ) from error
+        return {
+            "from": str(found.folder),
+            "to": str(to),
+            "weights": which,
+            "dtype": dtype,
+            "step": facts["step"],
+            "tensors": len(facts["shapes"]),
+            "parameters": sum(map(math.prod, facts["shapes"].values())),
+            "size": human_bytes(size),
+        }
+
+
+def _insist_on_new(to: Path) -> None:
+    if to.suffix != SUFFIX:
+        raise ConfigError(
+            "a safetensors file is written", where="--to", given=to, do=f"End it in {SUFFIX}."
+        )
+    if to.exists():
+        raise ConfigError("the file exists", where="--to", given=to, do="Choose another name.")
 
 
 def insist_on_kind(reader: StateReader, which: str) -> None:

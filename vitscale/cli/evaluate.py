@@ -10,7 +10,9 @@ from vitscale.cli.arguments import add_json, print_json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """CHECKPOINT, --on, where the images are, and what to do with the scores."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a step folder, a run folder or an exported file")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a step folder, a run folder or an exported file"
+    )
     parser.add_argument("--on", required=True, choices=("held-out", "fewshot"), help="the protocol")
     parser.add_argument(
         "--data", metavar="DIR", help="shards to score on (default: the run's data.held_out)"
