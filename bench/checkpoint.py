@@ -1,9 +1,10 @@
-"""What checkpoints cost: the stall of a save in the background against one that is waited for, restoring, bytes, export.
+"""What checkpoints cost: the stall of a save in the background against one that is waited for, restoring, size, export.
 
     python -m bench.checkpoint [--variant B/16] [--rounds 3]
 
-One rank, one thread. Stalls are wall time of the training thread, medians of the rounds, taken in turns within one process;
-an export is a process of its own, whose peak of memory is that beyond its imports. Writes bench/results/checkpoint.json.
+One rank, one thread. Stalls are wall time of the training thread, medians of the rounds, over that of a save that is
+waited for in the same process. An export is a process of its own, whose peak of memory is that beyond its imports.
+Writes bench/results/checkpoint.json.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ SUFFIX = ".safetensors"
 METADATA = "vitscale"
 _DTYPES = {"fp32": ("F32", torch.float32), "bf16": ("BF16", torch.bfloat16)}
 _PIECE = 1 << 22  # numbers converted at a time
-_FORGET_BYTES = 256 << 20  # pages of the shards that may stay mapped
+_FORGET_BYTES = 64 << 20  # pages of the shards that may stay mapped
 
 
 def export(
