@@ -11,10 +11,12 @@ import torch
 from vitscale.checkpoint.commit import commit
 from vitscale.checkpoint.files import ShardReader
 from vitscale.checkpoint.weights import load_weights
+from vitscale.config.data import DataConfig
 from vitscale.config.engine import EngineConfig
 from vitscale.config.model import Shape
 from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
+from vitscale.data.mix import Mixing
 from vitscale.engine.build import SeededEngine
 from vitscale.engine.collectives import Ranks
 from vitscale.engine.local import LocalEngine
@@ -75,7 +77,9 @@ def make_engine(case: dict[str, Any], ranks: Ranks) -> tuple[SeededEngine, Plan]
         )
     else:
         engine = ZeroEngine(model, objective, config, optim, plan, device=device)
-    return SeededEngine(engine, 3, ranks.place), plan
+    mix = {key: case[key] for key in ("mixup", "cutmix") if key in case}
+    mixing = Mixing(DataConfig.model_validate({"train": "none", **mix}), 3)
+    return SeededEngine(engine, 3, ranks.place, mixing), plan
 
 
 def train_steps(

@@ -98,6 +98,8 @@ def _idle_settings(config: RunConfig) -> Iterator[tuple[str, str]]:
             yield f"data.{name}", "has no effect: all shards are on local disks"
     if not any(source.shards.startswith("pipe:") for source in sources_of(config)):
         yield "data.allow_pipe", "has no effect: no source is a pipe: command"
+    if not (config.data.mixup and config.data.cutmix):
+        yield "data.cutmix_share", "has no effect unless data.mixup and data.cutmix are both on"
     if config.data.crop != "inception":
         yield "data.crop_area", f'has no effect with data.crop = "{config.data.crop}": remove it'
 
@@ -110,6 +112,9 @@ def sources_of(config: RunConfig) -> tuple[Source, ...]:
 
 def _impossible_data(config: RunConfig) -> Iterator[tuple[str, str]]:
     train, held_out = config.data.train, config.data.held_out
+    for name in ("mixup", "cutmix"):
+        if getattr(config.data, name) and config.train.micro_batch == 1:
+            yield f"data.{name}", "has no effect: a micro-batch of 1 holds no partner to mix with"
     if len(train) == 1 and train[0].weight != 1:
         yield "data.train.0.weight", "has no effect on a single source: remove it"
     if held_out is not None and held_out.weight != 1:

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from vitscale.config.engine import EngineConfig
 from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
 from vitscale.data.device import Normaliser
+from vitscale.data.mix import Draw, mix
 from vitscale.engine.collectives import join_alone
 from vitscale.engine.precision import DTYPES
 from vitscale.engine.shards import Piece, Reader, Writer, whole_pieces
@@ -47,6 +49,7 @@ class ZeroEngine:
         self.normalise = Normaliser(device, dtype)
         self.objective, self.largest_norm = objective, optim.largest_norm
         self.scale = torch.ones((), device=device)
+        self.draw: Draw | None = None
         self.plain = self.stage == 0 and dtype == torch.float32
         join_alone(device)
         model = model.to(device)
@@ -72,8 +75,9 @@ class ZeroEngine:
     def accumulate(self, images: Tensor, labels: Tensor, *, last: bool) -> Tensor:
         """Forward and backward of one micro-batch (uint8 [B, 3, H, W], int64 [B] or [B, L]); its loss, []."""
         self.engine.set_gradient_accumulation_boundary(last)
-        logits = self.engine(self.normalise(images))
-        loss = self.scale * self.objective(logits, labels.to(self.device, non_blocking=True))
+        labels = labels.to(self.device, non_blocking=True)
+        views, labels, weights = mix(self.normalise(images), labels, self.draw)
+        loss = self.scale * self.objective(self.engine(views), labels, weights)
         self.engine.backward(loss)
         return loss.detach()
 
@@ -87,6 +91,26 @@ class ZeroEngine:
         if not self.engine.was_step_applied():  # its norm may then be that of the step before
             return torch.tensor(math.nan, device=self.device)
         return torch.as_tensor(self.engine.get_global_grad_norm(), device=self.device)
+
+    def discard(self) -> None:
+        """Drop what was accumulated since the last step, as if it had not been.
+
+        DeepSpeed has no call for that. But it clears every buffer, at each stage in its own way, when it meets a
+        gradient that is not finite; so that is what it is given.
+        """
+        if self.plain:
+            return self.engine.zero_grad()
+        for gradient in self._gradients():
+            gradient.fill_(math.nan)
+        self.engine.step()
+        assert not self.engine.was_step_applied(), "DeepSpeed took a step with NaN as gradient"
+
+    def _gradients(self) -> Iterable[Tensor]:
+        """Whatever the next step of the optimizer would use on this rank."""
+        if self.stage == 0:
+            return [p.grad for p in self.engine.module.parameters() if p.grad is not None]
+        groups = self.engine.optimizer.averaged_gradients.values()
+        return [gradient for group in groups for gradient in group]
 
     def _plain_step(self) -> Tensor:
         """Stage 0 in float32 is torch's optimizer on averaged gradients; DeepSpeed keeps no norm."""
