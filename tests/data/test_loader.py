@@ -54,21 +54,6 @@ def part_of(batch: MicroBatch, part: slice) -> MicroBatch:
     return MicroBatch(batch.images[part], batch.labels[part], batch.ids[part], batch.epochs[part])
 
 
-@pytest.mark.parametrize("world", [2, 3, 6])
-def test_rank_times_accumulation_plus_index_names_the_same_micro_batch_on_any_number_of_ranks(
-    shards, world
-):
-    def micro_batches(rank, world):
-        loader, accumulation = loader_of(shards, place=Place(rank=rank, world=world)), 6 // world
-        feed = loader.batches(0)
-        first = [next(feed) for _ in range(accumulation)]
-        loader.close()
-        return {rank * accumulation + index: each.ids.tolist() for index, each in enumerate(first)}
-
-    parts = [micro_batches(rank, world) for rank in range(world)]
-    assert {k: v for part in parts for k, v in part.items()} == micro_batches(0, 1)
-
-
 def assert_same(one: MicroBatch, other: MicroBatch) -> None:
     assert one.ids.tolist() == other.ids.tolist()
     assert torch.equal(one.labels, other.labels)

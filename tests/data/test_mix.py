@@ -5,9 +5,11 @@ import statistics
 import pytest
 import torch
 
+from tests.data.corpora import loader_of, packed
 from vitscale.config.data import DataConfig
 from vitscale.data.batch import counted
 from vitscale.data.mix import Draw, Mixing, mix
+from vitscale.place import Place
 
 IMAGES = torch.randn(5, 3, 8, 6, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([4, 1, 0, 2, 3])
@@ -107,3 +109,20 @@ def test_shares_and_moments_are_those_that_were_asked_for():
     assert statistics.mean(lams) == pytest.approx(0.5, abs=0.03)
     assert statistics.variance(lams) == pytest.approx(1 / (4 * 1.8), abs=0.01)
     assert statistics.variance(d.lam for d in cut) == pytest.approx(1 / 12, abs=0.01)
+
+
+@pytest.mark.parametrize("world", [2, 3, 6])
+def test_rank_times_accumulation_plus_index_names_the_same_micro_batch_on_any_number_of_ranks(
+    tmp_path, world
+):
+    shards = packed(tmp_path / "d", 50, shard_samples=7)
+
+    def micro_batches(rank, world):
+        loader, accumulation = loader_of(shards, place=Place(rank=rank, world=world)), 6 // world
+        feed = loader.batches(0)
+        first = [next(feed) for _ in range(accumulation)]
+        loader.close()
+        return {rank * accumulation + index: each.ids.tolist() for index, each in enumerate(first)}
+
+    parts = [micro_batches(rank, world) for rank in range(world)]
+    assert {k: v for part in parts for k, v in part.items()} == micro_batches(0, 1)

@@ -33,7 +33,7 @@ class DataConfig(Section):
     """Alpha of mixup (arXiv 1710.09412): images and labels are mixed by a share from Beta(alpha, alpha); 0 is off."""
 
     cutmix: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Alpha of CutMix (arXiv 1905.04899): a box of another image is pasted, of area 1 - Beta(alpha, alpha); 0 is off."""
+    """Alpha of CutMix (arXiv 1905.04899): a box of area 1 - Beta(alpha, alpha) of another image is pasted; 0 is off."""
 
     cutmix_share: float = Field(default=0.5, gt=0, lt=1)
     """Where both are on, the share of micro-batches that get CutMix; the others get mixup."""
