@@ -14,6 +14,7 @@ from vitscale.config.source import Source
 from vitscale.config.train import (
     CheckpointConfig,
     EvaluateConfig,
+    GuardConfig,
     InitConfig,
     RunSection,
     TrackingConfig,
@@ -33,6 +34,7 @@ class RunConfig(Section):
     optim: OptimConfig = OptimConfig()
     engine: EngineConfig = EngineConfig()
     ops: OpsConfig = OpsConfig()
+    guard: GuardConfig = GuardConfig()
     init: InitConfig | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -98,6 +100,11 @@ def _idle_settings(config: RunConfig) -> Iterator[tuple[str, str]]:
             yield f"data.{name}", "has no effect: all shards are on local disks"
     if not any(source.shards.startswith("pipe:") for source in sources_of(config)):
         yield "data.allow_pipe", "has no effect: no source is a pipe: command"
+    if config.guard.loss_spike == "off":
+        yield (
+            "guard.window",
+            'has no effect with guard.loss_spike = "off": set that, or remove this',
+        )
     if not (config.data.mixup and config.data.cutmix):
         yield "data.cutmix_share", "has no effect unless data.mixup and data.cutmix are both on"
     if config.data.crop != "inception":

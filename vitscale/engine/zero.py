@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +99,17 @@ class ZeroEngine:
         """
         if self.plain:
             return self.engine.zero_grad()
-        for gradient in self._gradients():
+        gradients = self._gradients()
+        for gradient in gradients:
             gradient.fill_(math.nan)
         self.engine.step()
         assert not self.engine.was_step_applied(), "DeepSpeed took a step with NaN as gradient"
+        for (
+            gradient
+        ) in gradients:  # stage 3 keeps its buffers and never writes to the padding in them
+            gradient.zero_()
 
-    def _gradients(self) -> Iterable[Tensor]:
+    def _gradients(self) -> list[Tensor]:
         """Whatever the next step of the optimizer would use on this rank."""
         if self.stage == 0:
             return [p.grad for p in self.engine.module.parameters() if p.grad is not None]

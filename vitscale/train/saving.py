@@ -16,10 +16,11 @@ from vitscale.checkpoint.commit import commit, keep_newest
 from vitscale.checkpoint.files import ShardReader, ShardWriter
 from vitscale.checkpoint.layout import CHECKPOINTS, MANIFEST
 from vitscale.data.audit import keep_order
-from vitscale.data.ledger import Seen, append
+from vitscale.data.ledger import LedgerFile
 from vitscale.durable import write_text_atomically
 from vitscale.engine.collectives import Ranks
 from vitscale.errors import CheckpointError, SaveError
+from vitscale.train.guard import Guard
 from vitscale.train.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -50,13 +51,14 @@ class RunCheckpoints:
         facts: dict[str, Any],
         keep: int,
         start: Start,
+        guard: Guard,
     ) -> None:
         self.run_folder, self.folder = folder, folder / CHECKPOINTS
         self.engine, self.loader, self.ranks = engine, loader, ranks
         self.facts, self.keep = facts, keep
-        self.start, self.resume, self.attempt = start.progress, start.resume, start.attempt
-        self.failed_saves = 0
-        self.unwritten: list[list[Seen]] = [[] for _ in range(ranks.place.world)]
+        self.start, self.resume = start.progress, start.resume
+        self.guard, self.failed_saves = guard, 0
+        self.ledger = LedgerFile(folder, start.attempt)
         self.on_commit: Callable[[Path], None] = lambda folder: None
 
     def restore(self) -> Progress:
@@ -71,12 +73,39 @@ class RunCheckpoints:
         self._check_resume(found, rejected)
         if found is None:
             return self.start
+        self.guard.resume(found.manifest.facts.get("guard"))
+        progress = self._load(found)
+        log.info(
+            "resumed from %s: step %d, %d images",
+            found.folder.name,
+            progress.step,
+            progress.images,
+        )
+        return progress
+
+    def _load(self, found: Found) -> Progress:
+        """Take over the state of a commit; how far it was."""
         _insist_on_same_kind(found, self.facts)
         self.loader.resume(found.manifest.facts["data"])
         self.engine.load(ShardReader(found.folder), self.ranks.place.rank)
-        step, images = found.manifest.step, found.manifest.facts["images"]
-        log.info("resumed from %s: step %d, %d images", found.folder.name, step, images)
-        return Progress(self.start.total_steps, step, images)
+        return Progress(self.start.total_steps, found.manifest.step, found.manifest.facts["images"])
+
+    def rewind(self, past: Progress) -> Progress:
+        """Go back to the last good commit and pass over the samples from there to `past`, the end of a bad stretch.
+
+        Raises:
+            NotFiniteError: all rewinds are used up, or there is no commit to go back to.
+        """
+        self._write_ledger(past)
+        self.guard.insist_on_rewinds_left(past)
+        found, rejected = newest_good(self.folder, self.ranks)
+        for line in rejected:
+            log.warning("checkpoint rejected: %s", line)
+        if found is None:
+            raise self.guard.given_up(past, "there is no commit to go back to")
+        back = self._load(found)
+        self.guard.rewound(found.manifest.facts.get("guard"), back, past)
+        return Progress(past.total_steps, back.step, past.images)
 
     def _check_resume(self, found: Found | None, rejected: list[str]) -> None:
         if self.resume == "never" and (found or rejected):
@@ -109,6 +138,7 @@ class RunCheckpoints:
             "step": progress.step,
             "images": progress.images,
             "data": self.loader.state(progress.images),
+            "guard": self.guard.state(),
         }
         self._write_ledger(progress)
         try:
@@ -130,15 +160,11 @@ class RunCheckpoints:
         gathered = self.ranks.gather(self.loader.take_seen())
         if not self.ranks.place.is_first:
             return
-        for kept, steps in zip(self.unwritten, gathered, strict=True):
-            kept += steps
         try:
             keep_order(self.run_folder, self.loader.eras)
-            position = (progress.step, progress.images)
-            append(self.run_folder, self.attempt, position, self.unwritten)
-            self.unwritten = [[] for _ in gathered]
         except OSError as error:
-            log.error("the ledger could not be written, and is kept for the next save: %s", error)
+            log.error("the order could not be laid beside the ledger: %s", error)
+        self.ledger.steps((progress.step, progress.images), gathered)
 
     def _write(self, writer: ShardWriter) -> dict[str, list[Any]]:
         return self.engine.save(writer, self.ranks.place.rank)

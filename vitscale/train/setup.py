@@ -35,6 +35,8 @@ from vitscale.ops.choice import Ops, choose_ops
 from vitscale.optim.schedule import make_schedule
 from vitscale.place import Place
 from vitscale.tracking.build import Status, make_tracker
+from vitscale.train.events import Events
+from vitscale.train.guard import Guard
 from vitscale.train.loop import Run
 from vitscale.train.meters import Window
 from vitscale.train.progress import Progress
@@ -122,6 +124,7 @@ def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], 
     )
     set_timeouts(config.engine.timeout_s)
     tracker = _tracker(attempt, plan, shape)
+    guard = Guard(config.guard, plan.batch)
     checkpoints = RunCheckpoints(
         config.folder,
         engine=engine,
@@ -130,8 +133,11 @@ def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], 
         facts=_facts(config, plan, shape, shapes),
         keep=config.checkpoint.keep,
         start=Start(Progress(plan.total_steps), attempt.resume, attempt.number),
+        guard=guard,
     )
     checkpoints.on_commit = lambda manifest: tracker.artifact(manifest, "manifests")
+    if attempt.place.is_first:
+        guard.on_event = Events(checkpoints.ledger.event, loader.samples, tracker.rewound)
     stop = StopRequest(config.folder, ranks.gather)
     run = Run(
         plan=plan,
@@ -139,13 +145,8 @@ def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], 
         loader=loader,
         engine=engine,
         schedule=make_schedule(config.optim, plan),
-        meters=Window(
-            plan,
-            gather=ranks.gather,
-            flops_per_image=size.train_flops(shape),
-            loader=loader,
-            copied_s=engine.normalise.take_seconds,
-        ),
+        guard=guard,
+        meters=_meters(attempt, found, loader, engine),
         tracker=tracker,
         evaluate=_evaluator(attempt, engine, found.held_out, shape),
         stop=stop,
@@ -222,6 +223,16 @@ def _loader(attempt: Attempt, found: Survey) -> TrainLoader:
         seed=config.run.seed,
         place=place,
         quarantine=config.folder / "quarantine" / f"rank-{place.rank:05d}.jsonl",
+    )
+
+
+def _meters(attempt: Attempt, found: Survey, loader: TrainLoader, engine: StepEngine) -> Window:
+    return Window(
+        found.plan,
+        gather=attempt.ranks.gather,
+        flops_per_image=size.train_flops(found.shape),
+        loader=loader,
+        copied_s=engine.normalise.take_seconds,
     )
 
 
