@@ -71,6 +71,9 @@ class Story:
         self.guard.rewound(None, self.saved, past)
         return Progress(6, self.saved.step, past.images)
 
+    def finish(self, progress):
+        self.told.append(f"finish {progress.step}")
+
     def asked(self, progress):
         return progress.step == self.stop_at
 
@@ -84,7 +87,7 @@ class Story:
 
 
 def tell(story, **guard):
-    plan = Plan(1, 4, 2, 2, 12, 6, 0, 2, 3, 4)
+    plan = Plan(1, 4, 2, 2, 12, 6, 0, 2, 3, None, 4)
     story.guard = Guard(GuardConfig(**guard), plan.batch)
     meters = Window(plan, gather=lambda v: [v], flops_per_image=1.0, loader=story, copied_s=float)
     run = Run(plan, story, story, story, float, story.guard, meters, story, story, story)
@@ -108,6 +111,7 @@ def test_a_run_from_the_start_logs_saves_and_evaluates_when_due():
         "save 6",
         "evaluate",
         "score 6",
+        "finish 6",
     ]
     updates = [line for line in story.told if line.startswith("update")]
     assert updates == [f"update at {float(step)}" for step in range(6)]
@@ -125,13 +129,13 @@ def test_a_resumed_run_feeds_from_where_it_was():
 def test_a_stop_commits_the_step_it_was_asked_at():
     story = Story(stop_at=5)
     assert tell(story) == ("stopped", Progress(6, 5, 20))
-    assert story.told[-2:] == ["log 5", "save 5"]
+    assert story.told[-3:] == ["log 5", "save 5", "finish 5"]
 
 
 def test_a_finished_run_is_evaluated_again_and_trains_nothing():
     story = Story(start=6)
     assert tell(story)[0] == "finished"
-    assert story.told == ["restore", "feed from 24", "evaluate", "score 6"]
+    assert story.told == ["restore", "feed from 24", "evaluate", "score 6", "finish 6"]
 
 
 def outline(story):
@@ -158,13 +162,13 @@ def test_a_bad_step_is_discarded_counted_and_not_committed_and_the_save_waits():
 def test_a_last_step_that_was_skipped_leaves_the_weights_of_the_one_before_to_be_committed():
     story = Story(bad=[5])
     assert tell(story)[0] == "finished"
-    assert story.told[-4:] == ["log 6", "save 6", "evaluate", "score 6"]
+    assert story.told[-5:-1] == ["log 6", "save 6", "evaluate", "score 6"]
 
 
 def test_a_stop_waits_for_an_applied_step():
     story = Story(stop_at=4, bad=[3])
     assert tell(story) == ("stopped", Progress(6, 5, 20))
-    assert story.told[-2:] == ["log 5", "save 5"]
+    assert story.told[-3:] == ["log 5", "save 5", "finish 5"]
 
 
 def test_a_row_of_bad_steps_rewinds_and_goes_on_behind_them():

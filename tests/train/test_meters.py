@@ -8,7 +8,7 @@ from vitscale.config.plan import Plan
 from vitscale.train.meters import Window
 from vitscale.train.progress import Progress
 
-PLAN = Plan(2, 8, 2, 2, 40, 10, 0, 1, 1, None)
+PLAN = Plan(2, 8, 2, 2, 40, 10, 0, 1, 1, None, None)
 
 
 class Feed:

@@ -79,6 +79,10 @@ def _impossible_values(config: RunConfig) -> Iterator[tuple[str, str]]:
             "train.micro_batch",
             f"batch {config.train.batch} is no multiple of micro_batch {config.train.micro_batch}",
         )
+    if config.init is not None and (config.init.weights is None) == (
+        config.init.checkpoint is None
+    ):
+        yield "init", "wants either weights or checkpoint"
     if config.evaluate.every is not None and config.data.held_out is None:
         yield (
             "evaluate.every",
@@ -95,16 +99,23 @@ def _idle_settings(config: RunConfig) -> Iterator[tuple[str, str]]:
     for name in ("momentum",) if config.optim.optimizer == "adamw" else ("betas", "eps"):
         text = f'has no effect with optim.optimizer = "{config.optim.optimizer}": remove it'
         yield f"optim.{name}", text
-    if not any(source.is_remote for source in sources_of(config)):
-        for name in ("cache", "cache_gb"):
-            yield f"data.{name}", "has no effect: all shards are on local disks"
-    if not any(source.shards.startswith("pipe:") for source in sources_of(config)):
-        yield "data.allow_pipe", "has no effect: no source is a pipe: command"
     if config.guard.loss_spike == "off":
         yield (
             "guard.window",
             'has no effect with guard.loss_spike = "off": set that, or remove this',
         )
+    if config.init is not None and config.init.checkpoint is not None:
+        for name in ("head", "which"):
+            yield f"init.{name}", "has no effect with init.checkpoint: all of its state is taken"
+    yield from _idle_data(config)
+
+
+def _idle_data(config: RunConfig) -> Iterator[tuple[str, str]]:
+    if not any(source.is_remote for source in sources_of(config)):
+        for name in ("cache", "cache_gb"):
+            yield f"data.{name}", "has no effect: all shards are on local disks"
+    if not any(source.shards.startswith("pipe:") for source in sources_of(config)):
+        yield "data.allow_pipe", "has no effect: no source is a pipe: command"
     if not (config.data.mixup and config.data.cutmix):
         yield "data.cutmix_share", "has no effect unless data.mixup and data.cutmix are both on"
     if config.data.crop != "inception":
@@ -136,5 +147,7 @@ def _durations(config: RunConfig):
     yield "train.log_every", config.train.log_every
     yield "optim.warmup", config.optim.warmup
     yield "checkpoint.every", config.checkpoint.every
+    if config.checkpoint.keep_every is not None:
+        yield "checkpoint.keep_every", config.checkpoint.keep_every
     if config.evaluate.every is not None:
         yield "evaluate.every", config.evaluate.every

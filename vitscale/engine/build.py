@@ -17,7 +17,7 @@ from vitscale.data.mix import Draw, Mixing
 from vitscale.engine.local import LocalEngine
 from vitscale.engine.precision import DTYPES
 from vitscale.engine.randomness import seed_micro_batch
-from vitscale.engine.shards import Piece, Reader, Writer
+from vitscale.engine.state import RankState, Source, Stored, Writer
 from vitscale.engine.zero import ZeroEngine
 from vitscale.faults import factor, point
 from vitscale.model.vit import ViT
@@ -30,6 +30,7 @@ class StepEngine(Protocol):
 
     device: torch.device
     normalise: Normaliser
+    state: RankState
     scale: Tensor
     """[] float32: what the loss of a micro-batch is multiplied by, set before each step."""
     draw: Draw | None
@@ -44,9 +45,9 @@ class StepEngine(Protocol):
 
     def discard(self) -> None: ...
 
-    def save(self, writer: Writer, rank: int) -> dict[str, list[Piece]]: ...
+    def save(self, writer: Writer, rank: int) -> list[Stored]: ...
 
-    def load(self, reader: Reader, rank: int) -> None: ...
+    def load(self, source: Source, updates: int) -> bool: ...
 
     def close(self) -> None: ...
 

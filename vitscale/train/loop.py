@@ -66,10 +66,12 @@ def train(run: Run) -> tuple[str, Progress]:
             run.checkpoints.save(progress)
             saving = False
             if stopping and not progress.done:
+                run.checkpoints.finish(progress)
                 return "stopped", progress
         if progress.due(plan.evaluate_every) and not progress.done:
             run.tracker.metrics(run.evaluate(), progress.step)
     run.tracker.metrics(run.evaluate(), progress.step)
+    run.checkpoints.finish(progress)
     return "finished", progress
 
 

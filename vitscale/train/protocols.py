@@ -74,13 +74,15 @@ class Meters(Protocol):
 
 
 class Checkpoints(Protocol):
-    """Where a run goes on from, and where it is kept."""
+    """Where a run goes on from, and where it is kept: `save` begins a commit, `finish` waits for it."""
 
     def restore(self) -> Progress: ...
 
     def save(self, progress: Progress) -> None: ...
 
     def rewind(self, past: Progress) -> Progress: ...
+
+    def finish(self, progress: Progress) -> None: ...
 
 
 class Evaluator(Protocol):
