@@ -129,8 +129,8 @@ def not_finite(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
         good = engine.objective
         train_steps(engine, plan, rank, range(1))
         before = {n: p.clone() for n, p in master_weights(engine, case).items()}
-        engine._engine.objective = lambda x, y, f=good: (
-            f(x, y) + (x.sum() * torch.tensor(float("inf") if rank == 1 else 0.0))
+        engine._engine.objective = lambda x, y, w, f=good: (
+            f(x, y, w) + (x.sum() * torch.tensor(float("inf") if rank == 1 else 0.0))
         )
         norm = train_steps(engine, plan, rank, range(1, 2))[0][1]
         after = {n: p.clone() for n, p in master_weights(engine, case).items()}
