@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tests.checkpoint.commits import commit
 from tests.engine.scenarios import SHAPE, make_engine, master_weights, new_model, train_steps
+from tests.ranks import run_ranks
 from vitscale.checkpoint.state import StateReader
 from vitscale.engine.collectives import Ranks
 from vitscale.place import place_of
@@ -33,6 +34,24 @@ def case_of(stage: int | None, precision: str) -> dict[str, Any]:
 
 def name_of(stage: int | None, world: int, precision: str) -> str:
     return f"{'plain' if stage is None else stage}-{world}-{precision}"
+
+
+def matrix(
+    folder: Path | str,
+    precision: str,
+    stages: list[int | None],
+    writers: tuple[int, ...],
+    readers: tuple[int, ...],
+) -> list[dict[str, Any]]:
+    """The outcome of every pair of (stage, world), on processes of their own."""
+    for world in writers:
+        run_ranks(world, "tests.engine.elastic:write", stages, precision, str(folder))
+    outcomes: list[dict[str, Any]] = []
+    for world in readers:
+        ranks = run_ranks(world, "tests.engine.elastic:read", stages, precision, str(folder))
+        assert all(rank == ranks[0] for rank in ranks)
+        outcomes += ranks[0]
+    return outcomes
 
 
 def write(stages: list[int | None], precision: str, folder: str) -> None:

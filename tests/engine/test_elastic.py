@@ -4,22 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.engine.elastic import READERS, STAGES, WRITERS
-from tests.ranks import run_ranks
+from tests.engine.elastic import READERS, STAGES, WRITERS, matrix
 
 pytestmark = pytest.mark.dist
-
-
-def matrix(folder, precision, stages, writers, readers):
-    """The outcome of every pair."""
-    for world in writers:
-        run_ranks(world, "tests.engine.elastic:write", stages, precision, str(folder))
-    outcomes = []
-    for world in readers:
-        ranks = run_ranks(world, "tests.engine.elastic:read", stages, precision, str(folder))
-        assert all(rank == ranks[0] for rank in ranks)
-        outcomes += ranks[0]
-    return outcomes
 
 
 def insist(outcomes, pairs):

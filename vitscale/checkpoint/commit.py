@@ -120,6 +120,7 @@ class Writing(threading.Thread):
         self.error: Exception | None = None
 
     def run(self) -> None:
+        """The thread; raises nothing."""
         began = time.perf_counter()
         try:
             leave_note(self._aside, self._part, self._place.rank)
