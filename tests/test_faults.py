@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import signal
 import subprocess
 import sys
@@ -39,6 +40,28 @@ def test_the_nth_pass_on_the_rank_fails_and_no_other(fault, action, number):
         faults.point("save", rank=1)
     assert raised.value.errno == number
     faults.point("save", rank=1)
+
+
+def test_a_range_of_passes_spoils_each_of_them_and_no_other(fault):
+    fault("loss@0:2-3:spike")
+    assert [faults.factor("loss") for _ in range(4)] == [1.0, 1000.0, 1000.0, 1.0]
+
+
+def test_a_factor_is_one_unless_asked_for_and_may_be_nan_on_one_rank(fault, monkeypatch):
+    monkeypatch.delenv("VITSCALE_FAULT", raising=False)
+    assert faults.factor("loss") == 1.0
+    fault("loss@1:1:nan")
+    assert faults.factor("loss", rank=0) == 1.0
+    assert math.isnan(faults.factor("loss", rank=1))
+
+
+def test_other_actions_work_at_a_factor_and_a_point_has_no_number(fault):
+    fault("loss@0:1:eio")
+    with pytest.raises(OSError):
+        faults.factor("loss")
+    fault("save@0:1:nan")
+    with pytest.raises(ConfigError, match="without a number"):
+        faults.point("save")
 
 
 def test_a_fault_without_permission_is_an_error(fault):

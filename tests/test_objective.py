@@ -56,3 +56,48 @@ def test_softmax_refuses_several_labels():
 
 def test_bf16_logits_are_judged_in_float32():
     assert make_objective("softmax", 0.0)(LOGITS.bfloat16(), LABELS).dtype == torch.float32
+
+
+PAIRS = torch.tensor([[0, 3], [3, 3], [8, -1], [-1, -1], [1, 0], [2, 5]])
+WEIGHTS = torch.tensor([[0.7, 0.3], [0.6, 0.4], [1.0, 0.0], [0.0, 0.0], [0.2, 0.8], [0.5, 0.5]])
+
+
+def dense_targets():
+    dense = torch.zeros(6, 10).scatter_add(1, PAIRS.masked_fill(PAIRS < 0, 9), WEIGHTS)
+    return dense[:, :9]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_weighted_softmax_is_cross_entropy_against_the_dense_mixture(smoothing):
+    """timm's form: smoothed one-hot targets, mixed, against the log of the softmax."""
+    targets = dense_targets() * (1 - smoothing) + smoothing / 9
+    losses = -(targets * F.log_softmax(LOGITS, 1)).sum(1)
+    losses[3] = 0  # masked
+    found = make_objective("softmax", smoothing)(LOGITS, PAIRS, WEIGHTS)
+    torch.testing.assert_close(found, losses.sum() / 6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_weighted_sigmoid_is_binary_cross_entropy_against_the_dense_mixture(smoothing):
+    targets = dense_targets() * (1 - smoothing) + smoothing / 9
+    losses = F.binary_cross_entropy_with_logits(LOGITS, targets, reduction="none").sum(1)
+    losses[3] = 0
+    found = make_objective("sigmoid", smoothing)(LOGITS, PAIRS, WEIGHTS)
+    torch.testing.assert_close(found, losses.sum() / 6)
+
+
+@pytest.mark.parametrize("name", ["softmax", "sigmoid"])
+def test_weight_one_on_the_own_label_is_the_loss_without_weights(name):
+    objective = make_objective(name, 0.1)
+    labels = torch.stack([LABELS, LABELS.flip(0)], 1)
+    weights = torch.tensor([[1.0, 0.0]]).repeat(6, 1)
+    torch.testing.assert_close(objective(LOGITS, labels, weights), objective(LOGITS, LABELS))
+
+
+@pytest.mark.parametrize("name", ["softmax", "sigmoid"])
+def test_a_mixture_is_the_mean_of_its_losses_by_weight(name):
+    objective = make_objective(name, 0.1)
+    labels = torch.stack([LABELS, LABELS.flip(0)], 1)
+    weights = torch.tensor([[0.3, 0.7]]).repeat(6, 1)
+    wanted = 0.3 * objective(LOGITS, LABELS) + 0.7 * objective(LOGITS, LABELS.flip(0))
+    torch.testing.assert_close(objective(LOGITS, labels, weights), wanted)

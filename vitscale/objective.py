@@ -3,11 +3,14 @@
 Labels are int64 [B], or [B, L] with -1 behind the last label of an image. A masked slot (only -1) adds nothing to the
 sum, and the divisor here is B: engines scale by the batch over its images that count, so that the gradient of a step
 does not depend on how images fall on ranks and micro-batches.
+
+Mixed images have weights float32 [B, L], one a label (`data/mix.py`): the target is the weighted sum of the labels'
+targets, and is never written out over the classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,25 +18,35 @@ from torch import Tensor
 
 from vitscale.config.dataset import MASKED
 
-Objective = Callable[[Tensor, Tensor], Tensor]
+
+class Objective(Protocol):
+    """(logits [B, K], labels [B] or [B, L], weights [B, L] or None) -> float32 []."""
+
+    def __call__(
+        self, logits: Tensor, labels: Tensor, weights: Tensor | None = None, /
+    ) -> Tensor: ...
 
 
 def make_objective(name: str, label_smoothing: float) -> Objective:
-    """The loss `name` ("softmax" or "sigmoid"): (logits [B, K], labels) -> float32 []."""
+    """The loss `name`: "softmax" or "sigmoid"."""
     per_image = {"softmax": softmax_losses, "sigmoid": sigmoid_losses}[name]
 
-    def objective(logits: Tensor, labels: Tensor) -> Tensor:
-        return per_image(logits.float(), labels, label_smoothing).sum() / len(labels)
+    def objective(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+        return per_image(logits.float(), labels, label_smoothing, weights).sum() / len(labels)
 
     return objective
 
 
-def softmax_losses(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+def softmax_losses(
+    logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None = None
+) -> Tensor:
     """Cross-entropy of each image, [B]; 0 where masked. `smoothing` as in arXiv 1512.00567, section 7.
 
     Raises:
-        ValueError: labels [B, L] with L > 1, since an image has one class under softmax.
+        ValueError: labels [B, L] with L > 1 and no weights, since an image has one class under softmax.
     """
+    if weights is not None:
+        return _weighted_softmax_losses(logits, labels, smoothing, weights)
     if labels.dim() > 1:
         raise ValueError(f"softmax takes one label an image, not labels of shape {labels.shape}")
     return F.cross_entropy(
@@ -41,7 +54,20 @@ def softmax_losses(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     )
 
 
-def sigmoid_losses(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+def _weighted_softmax_losses(
+    logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor
+) -> Tensor:
+    """The sum over labels of weight times smoothed cross-entropy, [B]; labels and weights [B, L]."""
+    weights = weights * (labels != MASKED)
+    chances = F.log_softmax(logits, dim=1)
+    own = (chances.gather(1, labels.clamp(min=0)) * weights).sum(1)
+    spread = chances.mean(1) * weights.sum(1) if smoothing else 0.0
+    return -(1 - smoothing) * own - smoothing * spread
+
+
+def sigmoid_losses(
+    logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None = None
+) -> Tensor:
     """Binary cross-entropy summed over classes, [B]; 0 where masked (big_vision `sigmoid_xent`).
 
     Written as sum softplus(l) - sum target * l, so no [B, K] target exists. Smoothing spreads that share of an
@@ -49,8 +75,8 @@ def sigmoid_losses(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     """
     labels = labels.reshape(len(labels), -1)
     present = labels != MASKED
-    own = (logits.gather(1, labels.clamp(min=0)) * present).sum(1)
-    count = present.sum(1)
-    spread = smoothing / logits.shape[1] * count * logits.sum(1) if smoothing else 0.0
+    shares = present if weights is None else weights * present
+    own = (logits.gather(1, labels.clamp(min=0)) * shares).sum(1)
+    spread = smoothing / logits.shape[1] * shares.sum(1) * logits.sum(1) if smoothing else 0.0
     losses = F.softplus(logits).sum(1) - (1 - smoothing) * own - spread
-    return torch.where(count > 0, losses, torch.zeros_like(losses))
+    return torch.where(present.any(1), losses, torch.zeros_like(losses))

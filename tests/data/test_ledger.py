@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from vitscale.data.audit import audit, keep_order
 from vitscale.data.eras import Era
-from vitscale.data.ledger import Ledger, Seen, append, read, seen_of, total
+from vitscale.data.ledger import Ledger, LedgerFile, Seen, read, seen_of, total
 from vitscale.errors import DataError
 
 COUNTS = [[7, 5, 9], [4, 4]]
@@ -43,7 +43,7 @@ def seen_by_rank(era: Era, counts, step: int, rank: int, world: int) -> Seen:
 
 def attempt(folder, number: int, steps: range, world: int, era: Era = ERA, counts=COUNTS) -> None:
     ranks = [[seen_by_rank(era, counts, s, r, world) for s in steps] for r in range(world)]
-    append(folder, number, (steps.stop, steps.stop * BATCH), ranks)
+    LedgerFile(folder, number).steps((steps.stop, steps.stop * BATCH), ranks)
 
 
 def state(steps: int, *eras: Era) -> dict:
@@ -155,7 +155,7 @@ def test_a_cut_last_line_is_no_fault_and_a_cut_middle_is(tmp_path):
     path = tmp_path / "ledger" / "0001.jsonl"
     text = path.read_text()
     path.write_text(text[:-20])
-    assert [line.step for line in read(tmp_path)] == [1, 2, 3]
+    assert list(read(tmp_path).lines) == [1, 2, 3]
     path.write_text(text.replace('"position": 12', '"position', 1))
     with pytest.raises(DataError, match="line 2 cannot be read"):
         read(tmp_path)

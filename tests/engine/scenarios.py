@@ -9,12 +9,15 @@ from typing import Any
 import torch
 
 from tests.checkpoint.commits import commit
+from vitscale import faults
 from vitscale.checkpoint.state import StateReader
 from vitscale.checkpoint.weights import load_weights
+from vitscale.config.data import DataConfig
 from vitscale.config.engine import EngineConfig
 from vitscale.config.model import Shape
 from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
+from vitscale.data.mix import Mixing
 from vitscale.engine.build import SeededEngine
 from vitscale.engine.collectives import Ranks
 from vitscale.engine.local import LocalEngine
@@ -76,7 +79,9 @@ def make_engine(case: dict[str, Any], ranks: Ranks) -> tuple[SeededEngine, Plan]
         )
     else:
         engine = ZeroEngine(model, objective, config, optim, plan, device=device)
-    return SeededEngine(engine, 3, ranks.place), plan
+    mix = {key: case[key] for key in ("mixup", "cutmix") if key in case}
+    mixing = Mixing(DataConfig.model_validate({"train": "none", **mix}), 3)
+    return SeededEngine(engine, 3, ranks.place, mixing), plan
 
 
 def train_steps(
@@ -124,8 +129,8 @@ def not_finite(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
         good = engine.objective
         train_steps(engine, plan, rank, range(1))
         before = {n: p.clone() for n, p in master_weights(engine, case).items()}
-        engine._engine.objective = lambda x, y, f=good: (
-            f(x, y) + (x.sum() * torch.tensor(float("inf") if rank == 1 else 0.0))
+        engine._engine.objective = lambda x, y, w, f=good: (
+            f(x, y, w) + (x.sum() * torch.tensor(float("inf") if rank == 1 else 0.0))
         )
         norm = train_steps(engine, plan, rank, range(1, 2))[0][1]
         after = {n: p.clone() for n, p in master_weights(engine, case).items()}
@@ -143,6 +148,78 @@ def not_finite(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
         engine.close()
     ranks.close()
     return found
+
+
+def accumulate_step(engine: Any, plan: Plan, rank: int, step: int) -> list[float]:
+    """Forward and backward of a step, without the update; the losses of all ranks."""
+    images, labels = images_of(step)
+    own = slice(rank * plan.rank_batch, (rank + 1) * plan.rank_batch)
+    parts = [each[own].split(plan.micro_batch) for each in (images, labels)]
+    engine.begin(step, parts[1])
+    for index, micro in enumerate(zip(*parts, strict=True)):
+        engine.accumulate(*micro, last=index == plan.accumulation - 1)
+    return engine.losses()
+
+
+def moments(engine: Any) -> list[torch.Tensor]:
+    """Everything the optimizer remembers on this rank, step counts included."""
+    optimizer = engine.engine.optimizer if hasattr(engine, "engine") else engine.optimizer
+    optimizer = getattr(optimizer, "optimizer", optimizer)
+    return [
+        torch.as_tensor(value).clone()
+        for state in optimizer.state.values()
+        for value in (state[name] for name in sorted(state))
+    ]
+
+
+def discarded(cases: list[dict[str, Any]], folder: str) -> list[dict[str, Any]]:
+    """For each case: steps 0, 2 and 3, with a good and a bad step discarded in between; then back, and 2 and 3 again.
+
+    `VITSCALE_FAULT` makes the loss of rank 1 NaN in the third step of each engine.
+    """
+    ranks = Ranks(place_of(), torch.device("cpu"), 60)
+    rank = ranks.place.rank
+    found = []
+    for number, case in enumerate(cases):
+        plain, plan = make_engine(case, ranks)
+        faults._passes.clear()
+        wanted = [train_steps(plain, plan, rank, range(n, n + 1)) for n in (0, 2)]
+        faults._passes.clear()
+        engine, plan = make_engine(case, ranks)
+        seen = [train_steps(engine, plan, rank, range(1))]
+        path = committed(engine, ranks, Path(folder) / f"case-{number}")
+        before = [*master_weights(engine, case).values(), *moments(engine)]
+        before = [tensor.clone() for tensor in before]
+        losses = [accumulate_step(engine, plan, rank, 1)]
+        engine.discard()
+        losses.append(accumulate_step(engine, plan, rank, 1))  # the third begin: rank 1 has NaN
+        engine.discard()
+        after = [*master_weights(engine, case).values(), *moments(engine)]
+        kept = all(map(torch.equal, before, after)) and len(before) == len(after) > 0
+        seen.append(train_steps(engine, plan, rank, range(2, 3)))
+        third = train_steps(engine, plan, rank, range(3, 4))
+        engine.load(StateReader(path), 1)
+        again = [train_steps(engine, plan, rank, range(n, n + 1)) for n in (2, 3)]
+        found.append(
+            {
+                "kept": kept,
+                "losses": losses,
+                "wanted": wanted,
+                "seen": seen,
+                "again": again,
+                "first_time": [seen[1], third],
+            }
+        )
+        plain.close()
+        engine.close()
+    ranks.close()
+    return found
+
+
+def committed(engine: Any, ranks: Ranks, folder: Path) -> Path:
+    shapes = {n: list(p.shape) for n, p in build_model(SHAPE, seed=1).named_parameters()}
+    facts = {"step": 1, "images": BATCH, "world": 2, "shape": SHAPE.as_json(), "shapes": shapes}
+    return commit(folder, facts, lambda writer: engine.save(writer, ranks.place.rank), ranks)
 
 
 def master_weights(engine: Any, case: dict[str, Any]) -> dict[str, torch.Tensor]:

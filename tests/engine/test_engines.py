@@ -111,10 +111,29 @@ def test_bf16_stages_stay_within_rounding_of_plain_bf16(bf16_runs, case):
         assert own[1] == pytest.approx(reference[1], rel=4e-2)
 
 
+ALL_RANDOM = {"dropout": 0.1, "drop_path": 0.2, "mixup": 0.8, "cutmix": 1.0, "masked": 3}
+RANDOM_CASES = [LOCAL, zero(1), zero(3)]
+
+
+def test_dropout_and_mixing_follow_the_micro_batch_and_not_the_number_of_ranks():
+    """Two micro-batches of eight images: on two ranks, or one after the other on one."""
+
+    def runs(world, accumulation):
+        cases = [{**c, **ALL_RANDOM, "accumulation": accumulation} for c in RANDOM_CASES]
+        return run_ranks(world, "tests.engine.scenarios:losses", cases, STEPS)
+
+    two, one = runs(2, 1), runs(1, 2)
+    plain = run_ranks(1, "tests.engine.scenarios:losses", [LOCAL], STEPS)
+    for case in range(len(RANDOM_CASES)):
+        assert mean_of_ranks(one, case) != mean_of_ranks(plain, 0)
+        for own, reference in zip(mean_of_ranks(two, case), mean_of_ranks(one, case), strict=True):
+            assert own == pytest.approx(reference, rel=1e-5)
+
+
 RESUME_CASES = [
-    {**LOCAL, "dropout": 0.1, "drop_path": 0.2},
-    *(zero(stage, dropout=0.1, drop_path=0.2) for stage in range(4)),
-    *(zero(stage, precision="bf16", dropout=0.1) for stage in range(4)),
+    {**LOCAL, "dropout": 0.1, "drop_path": 0.2, "mixup": 0.4, "cutmix": 1.0},
+    *(zero(stage, dropout=0.1, drop_path=0.2, mixup=0.4) for stage in range(4)),
+    *(zero(stage, precision="bf16", dropout=0.1, mixup=0.4, cutmix=1.0) for stage in range(4)),
 ]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from vitscale.errors import ConfigError
 from vitscale.tracking.build import SilentTracker
+from vitscale.tracking.journal import read_metrics
 from vitscale.tracking.sync import sync
 
 # mlflow uses what sqlalchemy is about to remove.
@@ -72,6 +73,30 @@ def test_a_resumed_run_keeps_its_id_and_has_every_step_once(home, tracker_of):
     assert run.info.status == "FINISHED"
     assert run.data.params == {"train.length": "1"}
     assert run.data.tags["vitscale.attempt"] == "2"
+
+
+def test_a_rewound_run_has_every_step_once_and_a_tag_that_tells_of_it(home, tracker_of):
+    """Logged to step 7, back to 4, on to 10; the journal has both passes."""
+    folder = home / "back"
+    tracker = tracker_of(folder)
+    for step in range(1, 8):
+        tracker.metrics({"train/loss": float(step)}, step)
+    tracker.rewound("rewind 1: from step 7 back to the commit of step 4")
+    for step in range(5, 11):
+        tracker.metrics({"train/loss": float(-step), "train/rewinds": 1.0}, step)
+    tracker.close("FINISHED")
+    sync(folder)
+
+    first = [(step, float(step)) for step in range(1, 8)]
+    assert points_of(folder, "train/loss") == first + [(step, float(-step)) for step in (8, 9, 10)]
+    assert points_of(folder, "train/rewinds") == [(step, 1.0) for step in range(5, 11)]
+    client, run_id = client_of(folder)
+    assert client.get_run(run_id).data.tags["vitscale.rewind.1.1"].startswith("rewind 1: from step")
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    keys = [(row["attempt"], row.get("rewinds", 0), row["step"]) for row in rows]
+    assert len(set(keys)) == len(keys) == 13
+    later = {point.step: point.value for point in read_metrics(folder)["train/loss"]}
+    assert (later[4], later[5], later[7]) == (4.0, -5.0, -7.0)
 
 
 def test_a_lost_state_file_does_not_duplicate_points_in_the_run_it_names_again(home, tracker_of):

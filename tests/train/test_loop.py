@@ -11,7 +11,9 @@ import pytest
 
 from tests.ranks import ROOT
 from vitscale.config.plan import Plan
+from vitscale.config.train import GuardConfig
 from vitscale.errors import NotFiniteError
+from vitscale.train.guard import Guard
 from vitscale.train.loop import Run, train
 from vitscale.train.meters import Window
 from vitscale.train.progress import Progress
@@ -21,11 +23,13 @@ class Story:
     """All collaborators in one; writes down what happens."""
 
     bad_images = 0
+    values = None
     work = SimpleNamespace(read_s=0.0, decode_s=0.0, lost=0)
 
-    def __init__(self, start=0, stop_at=None, bad_step=None):
+    def __init__(self, start=0, stop_at=None, bad=()):
         self.told = []
-        self.start, self.stop_at, self.bad_step = start, stop_at, bad_step
+        self.start, self.stop_at, self.bad = start, stop_at, list(bad)
+        self.saved = None
 
     def restore(self):
         self.told.append("restore")
@@ -41,7 +45,15 @@ class Story:
 
     def accumulate(self, images, labels, *, last):
         self.told.append(f"micro {images}{' last' if last else ''}")
-        return float("nan") if self.now == self.bad_step else 1.0
+
+    def losses(self):
+        if self.now not in self.bad:
+            return [1.0, 3.0]
+        self.bad.remove(self.now)  # bad once for each time it is listed
+        return [1.0, float("nan")]
+
+    def discard(self):
+        self.told.append("discard")
 
     def step(self, lr):
         self.told.append(f"update at {lr}")
@@ -49,6 +61,15 @@ class Story:
 
     def save(self, progress):
         self.told.append(f"save {progress.step}")
+        self.saved = progress
+
+    def rewind(self, past):
+        self.guard.insist_on_rewinds_left(past)
+        if self.saved is None:
+            raise self.guard.given_up(past, "there is no commit to go back to")
+        self.told.append(f"rewind {past.step} to {self.saved.step}")
+        self.guard.rewound(None, self.saved, past)
+        return Progress(6, self.saved.step, past.images)
 
     def finish(self, progress):
         self.told.append(f"finish {progress.step}")
@@ -57,17 +78,19 @@ class Story:
         return progress.step == self.stop_at
 
     def metrics(self, values, step):
-        self.told.append(f"{'log' if 'train/loss' in values else 'score'} {step}")
+        self.told.append(f"{'log' if 'train/lr' in values else 'score'} {step}")
+        self.values = values if "train/lr" in values else self.values
 
     def __call__(self):
         self.told.append("evaluate")
         return {"held_out/top1": 0.5}
 
 
-def tell(story):
+def tell(story, **guard):
     plan = Plan(1, 4, 2, 2, 12, 6, 0, 2, 3, None, 4)
+    story.guard = Guard(GuardConfig(**guard), plan.batch)
     meters = Window(plan, gather=lambda v: [v], flops_per_image=1.0, loader=story, copied_s=float)
-    run = Run(plan, story, story, story, float, meters, story, story, story)
+    run = Run(plan, story, story, story, float, story.guard, meters, story, story, story)
     return train(run)
 
 
@@ -115,16 +138,79 @@ def test_a_finished_run_is_evaluated_again_and_trains_nothing():
     assert story.told == ["restore", "feed from 24", "evaluate", "score 6", "finish 6"]
 
 
-def test_a_loss_that_is_not_finite_is_never_committed():
-    story = Story(bad_step=2)
-    with pytest.raises(NotFiniteError, match="steps 3 to 3") as error:
-        tell(story)
+def outline(story):
+    return [line for line in story.told if not line.startswith(("step", "micro", "update"))]
+
+
+def test_a_bad_step_is_discarded_counted_and_not_committed_and_the_save_waits():
+    story = Story(bad=[2])  # the third step, after which a save and a log are due
+    assert tell(story) == ("finished", Progress(6, 6, 24))
+    assert outline(story)[:7] == [
+        "restore",
+        "feed from 0",
+        "log 2",
+        "discard",
+        "log 4",
+        "save 4",
+        "evaluate",
+    ]
+    assert len([line for line in story.told if line.startswith("update")]) == 5
+    assert (story.values["train/skipped_steps"], story.values["train/rewinds"]) == (1, 0)
+    assert story.values["train/loss"] == 2.0
+
+
+def test_a_last_step_that_was_skipped_leaves_the_weights_of_the_one_before_to_be_committed():
+    story = Story(bad=[5])
+    assert tell(story)[0] == "finished"
+    assert story.told[-5:-1] == ["log 6", "save 6", "evaluate", "score 6"]
+
+
+def test_a_stop_waits_for_an_applied_step():
+    story = Story(stop_at=4, bad=[3])
+    assert tell(story) == ("stopped", Progress(6, 5, 20))
+    assert story.told[-3:] == ["log 5", "save 5", "finish 5"]
+
+
+def test_a_row_of_bad_steps_rewinds_and_goes_on_behind_them():
+    story = Story(bad=[3, 4])
+    assert tell(story, skips=2) == ("finished", Progress(6, 6, 32))  # two steps more than 24
+    assert outline(story)[3:11] == [
+        "log 3",
+        "save 3",
+        "discard",
+        "log 4",
+        "evaluate",
+        "score 4",
+        "discard",
+        "rewind 5 to 3",
+    ]
+    at = story.told.index("rewind 5 to 3")
+    assert story.told[at + 1 : at + 4] == ["feed from 20", "step with labels [10, 11]", "micro 10"]
+    assert (story.values["train/skipped_steps"], story.values["train/rewinds"]) == (2, 1)
+
+
+def test_rewinds_come_to_an_end():
+    story = Story(bad=[3, 4] * 5)
+    with pytest.raises(NotFiniteError, match="all 2 rewinds are used up") as error:
+        tell(story, skips=2, rewinds=2)
     assert error.value.exit_code == 4
-    assert "save 3" not in story.told
+    assert [line for line in story.told if line.startswith("feed")] == [
+        "feed from 0",
+        "feed from 20",
+        "feed from 28",
+    ]
+    assert "save 5" not in story.told
+
+
+def test_without_a_commit_there_is_nothing_to_go_back_to():
+    story = Story(bad=[0, 1])
+    with pytest.raises(NotFiniteError, match="no commit to go back to"):
+        tell(story, skips=2)
+    assert not any(line.startswith("save") for line in story.told)
 
 
 def test_the_loop_and_its_collaborators_of_plain_python_load_no_torch():
-    modules = "loop meters progress stop protocols"
+    modules = "loop meters progress stop protocols guard events"
     code = (
         "import sys, importlib\n"
         f"for name in {modules.split()}: importlib.import_module('vitscale.train.' + name)\n"

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import pytest
 
 from vitscale.config.plan import Plan
-from vitscale.errors import NotFiniteError
 from vitscale.train.meters import Window
 from vitscale.train.progress import Progress
 
@@ -36,14 +35,12 @@ def window(others=()):
     )
 
 
-def test_losses_are_averaged_over_micro_batches_steps_and_ranks():
-    other = {"loss": 2.0, "last_norm": 0.5, "norm": 0.5, "bad": 4.0, "decode_s": 30.0}
-    meters = window(others=[other])
-    meters.add([1.0, 2.0], 0.5, 0.1)
-    meters.add([3.0, 6.0], 0.7, 0.2)
+def test_losses_are_averaged_over_steps_and_work_over_ranks():
+    meters = window(others=[{"bad": 4.0, "decode_s": 30.0}])
+    meters.add(1.0, 0.5, 0.1)
+    meters.add(3.0, 0.7, 0.2)
     values = meters.read(Progress(10, 5, 40))
-    assert values["train/loss"] == pytest.approx((3.0 + 2.0) / 2)
-    assert values["train/grad_norm"] == pytest.approx((0.7 + 0.5) / 2)
+    assert (values["train/loss"], values["train/grad_norm"]) == (2.0, 0.7)
     assert (values["train/lr"], values["train/epoch"]) == (0.2, 1.0)
     assert (values["data/bad_images"], values["data/lost_images"]) == (7, 4)
     assert values["speed/data_read_ms"] == 500  # one second in two steps
@@ -56,14 +53,31 @@ def test_losses_are_averaged_over_micro_batches_steps_and_ranks():
 
 def test_a_reading_begins_a_new_window():
     meters = window()
-    meters.add([5.0], 1.0, 0.1)
+    meters.add(5.0, 1.0, 0.1)
     meters.read(Progress(10, 1, 8))
-    meters.add([1.0], 1.0, 0.1)
+    meters.add(1.0, 1.0, 0.1)
     assert meters.read(Progress(10, 2, 16))["train/loss"] == 1.0
 
 
-def test_another_ranks_bad_number_is_an_error_here_too_and_names_it():
-    meters = window(others=[{"loss": float("nan"), "finite": 0.0}])
-    meters.add([1.0], 1.0, 0.1)
-    with pytest.raises(NotFiniteError, match="rank 1, steps 5 to 5"):
-        meters.read(Progress(10, 5, 40))
+def test_skipped_steps_take_time_and_have_no_loss():
+    meters = window()
+    meters.add(2.0, 0.5, 0.1)
+    meters.add(None, None, 0.2)
+    meters.add(None, float("nan"), 0.3)
+    values = meters.read(Progress(10, 3, 24))
+    assert (values["train/loss"], values["train/grad_norm"], values["train/lr"]) == (2.0, 0.5, 0.3)
+    assert values["speed/images_per_s"] == pytest.approx(8 / values["speed/step_ms"] * 1e3)
+
+
+def test_a_window_without_an_applied_step_has_neither_loss_nor_norm():
+    meters = window()
+    meters.add(None, None, 0.1)
+    assert not {"train/loss", "train/grad_norm"} & meters.read(Progress(10, 1, 8)).keys()
+
+
+def test_after_a_restart_the_steps_before_are_forgotten():
+    meters = window()
+    meters.add(9.0, 1.0, 0.1)
+    meters.restart()
+    meters.add(1.0, 1.0, 0.1)
+    assert meters.read(Progress(10, 2, 16))["train/loss"] == 1.0

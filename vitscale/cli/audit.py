@@ -71,10 +71,20 @@ def text_of(found: Any, quarantined: int) -> str:
             "exactly once"
         )
         lines += [
-            f"  epoch {proof.epoch}: {proof.seen:,} of {proof.samples:,} samples so far, none twice"
+            f"  epoch {proof.epoch}: {proof.seen:,} of {proof.samples:,} samples"
+            + ("" if proof.complete else " so far")
+            + ", none twice"
+            + (f", {proof.passed_over:,} passed over" if proof.passed_over else "")
             for proof in epochs
-            if not proof.complete and not proof.repeated
+            if (proof.passed_over or not proof.complete) and not proof.repeated
         ]
+    lines += [
+        f"rewind to step {rewind.step}: samples {rewind.begin:,} to {rewind.end - 1:,} of the order were "
+        "passed over, as the ledger says"
+        for rewind in found.rewinds
+    ]
+    if found.skipped:
+        lines.append(f"steps that were skipped: {', '.join(map(str, found.skipped))}")
     lines.append(f"masked slots: {found.masked:,}, of {quarantined:,} samples in quarantine/")
     if found.problems:
         return "\n".join([*lines, "PROBLEMS:", *(f"  {text}" for text in found.problems)])

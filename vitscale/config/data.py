@@ -29,6 +29,15 @@ class DataConfig(Section):
     flip: bool = True
     """Mirror left-right with probability one half."""
 
+    mixup: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Alpha of mixup (arXiv 1710.09412): images and labels are mixed by a share from Beta(alpha, alpha); 0 is off."""
+
+    cutmix: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Alpha of CutMix (arXiv 1905.04899): a box of area 1 - Beta(alpha, alpha) of another image is pasted; 0 is off."""
+
+    cutmix_share: float = Field(default=0.5, gt=0, lt=1)
+    """Where both are on, the share of micro-batches that get CutMix; the others get mixup."""
+
     lanes: int = Field(default=256, ge=1)
     """Parts of the corpus that are read side by side; more lanes shuffle better and open more shards."""
 

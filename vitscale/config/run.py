@@ -14,6 +14,7 @@ from vitscale.config.source import Source
 from vitscale.config.train import (
     CheckpointConfig,
     EvaluateConfig,
+    GuardConfig,
     InitConfig,
     RunSection,
     TrackingConfig,
@@ -33,6 +34,7 @@ class RunConfig(Section):
     optim: OptimConfig = OptimConfig()
     engine: EngineConfig = EngineConfig()
     ops: OpsConfig = OpsConfig()
+    guard: GuardConfig = GuardConfig()
     init: InitConfig | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -97,14 +99,25 @@ def _idle_settings(config: RunConfig) -> Iterator[tuple[str, str]]:
     for name in ("momentum",) if config.optim.optimizer == "adamw" else ("betas", "eps"):
         text = f'has no effect with optim.optimizer = "{config.optim.optimizer}": remove it'
         yield f"optim.{name}", text
+    if config.guard.loss_spike == "off":
+        yield (
+            "guard.window",
+            'has no effect with guard.loss_spike = "off": set that, or remove this',
+        )
+    if config.init is not None and config.init.checkpoint is not None:
+        for name in ("head", "which"):
+            yield f"init.{name}", "has no effect with init.checkpoint: all of its state is taken"
+    yield from _idle_data(config)
+
+
+def _idle_data(config: RunConfig) -> Iterator[tuple[str, str]]:
     if not any(source.is_remote for source in sources_of(config)):
         for name in ("cache", "cache_gb"):
             yield f"data.{name}", "has no effect: all shards are on local disks"
     if not any(source.shards.startswith("pipe:") for source in sources_of(config)):
         yield "data.allow_pipe", "has no effect: no source is a pipe: command"
-    if config.init is not None and config.init.checkpoint is not None:
-        for name in ("head", "which"):
-            yield f"init.{name}", "has no effect with init.checkpoint: all of its state is taken"
+    if not (config.data.mixup and config.data.cutmix):
+        yield "data.cutmix_share", "has no effect unless data.mixup and data.cutmix are both on"
     if config.data.crop != "inception":
         yield "data.crop_area", f'has no effect with data.crop = "{config.data.crop}": remove it'
 
@@ -117,6 +130,9 @@ def sources_of(config: RunConfig) -> tuple[Source, ...]:
 
 def _impossible_data(config: RunConfig) -> Iterator[tuple[str, str]]:
     train, held_out = config.data.train, config.data.held_out
+    for name in ("mixup", "cutmix"):
+        if getattr(config.data, name) and config.train.micro_batch == 1:
+            yield f"data.{name}", "has no effect: a micro-batch of 1 holds no partner to mix with"
     if len(train) == 1 and train[0].weight != 1:
         yield "data.train.0.weight", "has no effect on a single source: remove it"
     if held_out is not None and held_out.weight != 1:

@@ -1,8 +1,8 @@
-"""The `[run]`, `[train]`, `[init]`, `[checkpoint]`, `[evaluate]` and `[tracking]` tables."""
+"""The `[run]`, `[train]`, `[guard]`, `[init]`, `[checkpoint]`, `[evaluate]` and `[tracking]` tables."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -43,6 +43,22 @@ class TrainConfig(Section):
 
     log_every: DurationField = Duration(50, "steps")
     """How often the meters are read and metrics written."""
+
+
+class GuardConfig(Section):
+    """Steps that are skipped because their loss or gradient is bad, and when a run goes back (docs/guard.md)."""
+
+    loss_spike: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["off"] = "off"
+    """Skip a step whose loss lies more than so many robust standard deviations above the median of the window."""
+
+    window: int = Field(default=128, ge=8)
+    """Losses of applied steps that median and deviation are taken from."""
+
+    skips: int = Field(default=3, ge=1)
+    """Skipped steps in a row after which the run rewinds to its last good commit."""
+
+    rewinds: int = Field(default=3, ge=0)
+    """Most rewinds of a run; one more ends it with exit code 4."""
 
 
 class InitConfig(Section):

@@ -1,5 +1,7 @@
 """Replays the order of a run against its ledger: each sample exactly once an epoch, none missing, at every step.
 
+The one exception are the samples that a rewind passed over: exactly those of its event, which are counted apart.
+
 Needs the run folder alone: the samples of each shard lie beside the ledger. The order is replayed on one rank from
 the first step on, whatever ranks, kills and resumes the run had.
 """
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from vitscale.data.eras import Era, Eras
-from vitscale.data.ledger import FOLDER, Line, read, seen_of
+from vitscale.data.ledger import FOLDER, History, Line, Rewind, read, seen_of
 from vitscale.data.mixture import Mixture
 from vitscale.durable import write_text_atomically
 from vitscale.errors import DataError
@@ -32,10 +34,11 @@ class EpochProof:
     samples: int
     seen: int
     repeated: int
+    passed_over: int = 0
 
     @property
     def complete(self) -> bool:
-        return self.seen == self.samples and not self.repeated
+        return self.seen + self.passed_over == self.samples and not self.repeated
 
 
 @dataclass
@@ -45,6 +48,10 @@ class Audit:
     steps: int = 0
     images: int = 0
     masked: int = 0
+    skipped: list[int] = field(default_factory=list)
+    """Steps whose update was not applied; they did see their samples."""
+    rewinds: list[Rewind] = field(default_factory=list)
+    """Each with the positions that were passed over."""
     epochs: list[EpochProof] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -79,7 +86,8 @@ def audit(
         DataError: the folder has no ledger, or what it needs of the order is lost.
     """
     found = Audit()
-    lines = list(_up_to(read(folder), step, found))
+    history = read(folder)
+    lines = list(_up_to(history, step, found))
     if lines and not found.problems:
         eras = [Era.of_json(record) for record in data["eras"]]
         _replay(folder, lines, eras, found, progress)
@@ -91,22 +99,39 @@ def audit(
     return found
 
 
-def _up_to(lines: list[Line], last: int, found: Audit) -> Iterator[Line]:
+def _up_to(history: History, last: int, found: Audit) -> Iterator[Line]:
     """The lines of steps 1 to `last`; whatever is missing among them is a problem."""
-    by_step = {line.step: line for line in lines}
     position = 0
     for step in range(1, last + 1):
-        line = by_step.get(step)
+        line = history.lines.get(step)
         if line is None:
             found.problems.append(f"step {step} was committed and is not in the ledger")
             return
+        rewind = history.rewinds.get(step - 1)
+        if rewind is not None and rewind.begin == position:
+            found.rewinds.append(rewind)
+            position = rewind.end
         if line.position != position:
             found.problems.append(
                 f"step {step} began at position {line.position}, the one before ended at {position}"
+                + (f" (with the rewind of the ledger: {rewind})" if rewind is not None else "")
             )
             return
         position += line.seen.images
+        _note_skip(history, line, found)
         yield line
+
+
+def _note_skip(history: History, line: Line, found: Audit) -> None:
+    skip = history.skips.get(line.step)
+    if skip is None:
+        return
+    found.skipped.append(line.step)
+    if (skip.begin, skip.end) != (line.position, line.position + line.seen.images):
+        found.problems.append(
+            f"step {line.step} was skipped with positions {skip.begin} to {skip.end - 1}, "
+            f"its line says {line.position} to {line.position + line.seen.images - 1}"
+        )
 
 
 def _replay(
@@ -118,7 +143,10 @@ def _replay(
 ) -> None:
     mixtures = [era.mixture(_counts_of(folder, era)) for era in eras]
     books = [_Books(era) for era in eras]
+    passed = {rewind.end: rewind for rewind in found.rewinds}
     for number, line in enumerate(lines):
+        if line.position in passed:
+            _pass_over(passed[line.position], line.seen.images, eras, mixtures, books)
         at = max(n for n, era in enumerate(eras) if era.begin <= line.position)
         _replay_step(line, eras[at], mixtures[at], books[at], found)
         if len(found.problems) >= _NAMED:
@@ -132,6 +160,20 @@ def _replay(
         for p in found.epochs
         if p.repeated
     ]
+
+
+def _pass_over(
+    rewind: Rewind, chunk: int, eras: list[Era], mixtures: list[Mixture], books: list[_Books]
+) -> None:
+    """Enter the samples that a rewind passed over, era by era."""
+    begin = rewind.begin
+    while begin < rewind.end:
+        at = max(n for n, era in enumerate(eras) if era.begin <= begin)
+        stops = [era.begin for era in eras if era.begin > begin]
+        end = min([begin + chunk, rewind.end, *stops])
+        slots = mixtures[at].batch(begin - eras[at].begin, end - begin)
+        books[at].enter(slots.epochs, slots.ids, passed_over=True)
+        begin = end
 
 
 def _replay_step(line: Line, era: Era, mixture: Mixture, books: _Books, found: Audit) -> None:
@@ -171,19 +213,22 @@ class _Books:
         self._first = np.concatenate([[0], np.cumsum(era.samples)])
         self._open: dict[tuple[int, int], np.ndarray] = {}
         self._repeated: dict[tuple[int, int], int] = {}
+        self._passed: dict[tuple[int, int], int] = {}
         self._closed: list[EpochProof] = []
 
-    def enter(self, epochs: np.ndarray, ids: np.ndarray) -> None:
+    def enter(self, epochs: np.ndarray, ids: np.ndarray, *, passed_over: bool = False) -> None:
         sources = np.searchsorted(self._first, ids, side="right") - 1
         for source in np.unique(sources):
             for epoch in np.unique(epochs[sources == source]):
                 of = (sources == source) & (epochs == epoch)
-                self._enter((int(source), int(epoch)), ids[of] - self._first[source])
+                key = int(source), int(epoch)
+                self._enter(key, ids[of] - self._first[source])
+                self._passed[key] += passed_over * int(of.sum())
 
     def _enter(self, key: tuple[int, int], ids: np.ndarray) -> None:
         if key not in self._open:
             self._open[key] = np.zeros(self._era.samples[key[0]], bool)
-            self._repeated[key] = 0
+            self._repeated[key] = self._passed[key] = 0
         seen = self._open[key]
         fresh = np.unique(ids)
         self._repeated[key] += len(ids) - len(fresh) + int(seen[fresh].sum())
@@ -194,8 +239,8 @@ class _Books:
 
     def _close(self, key: tuple[int, int]) -> None:
         seen = self._open.pop(key)
-        repeated = self._repeated.pop(key)
-        self._closed.append(EpochProof(*key, len(seen), int(seen.sum()), repeated))
+        repeated, passed = self._repeated.pop(key), self._passed.pop(key)
+        self._closed.append(EpochProof(*key, len(seen), int(seen.sum()) - passed, repeated, passed))
 
     def proofs(self) -> list[EpochProof]:
         for key in sorted(self._open):

@@ -132,6 +132,11 @@ class TrainLoader:
                 self._ledger.end_step()
             yield batch
 
+    def samples(self, position: int) -> list[int]:
+        """Ids of the global batch at a run position, in the order in which ranks share them."""
+        slots = self._eras.mixture.batch(position - self._eras.now.begin, self._batch)
+        return slots.ids.tolist()
+
     def take_seen(self) -> list[Seen]:
         """What this rank was handed in the steps since the last call; for the ledger of the run."""
         return self._ledger.take()

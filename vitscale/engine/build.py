@@ -13,12 +13,13 @@ from vitscale.config.plan import Plan
 from vitscale.config.run import RunConfig
 from vitscale.data.batch import counted
 from vitscale.data.device import Normaliser
+from vitscale.data.mix import Draw, Mixing
 from vitscale.engine.local import LocalEngine
 from vitscale.engine.precision import DTYPES
-from vitscale.engine.randomness import seed_step
+from vitscale.engine.randomness import seed_micro_batch
 from vitscale.engine.state import RankState, Source, Stored, Writer
 from vitscale.engine.zero import ZeroEngine
-from vitscale.faults import point
+from vitscale.faults import factor, point
 from vitscale.model.vit import ViT
 from vitscale.objective import Objective
 from vitscale.place import Place
@@ -32,6 +33,8 @@ class StepEngine(Protocol):
     state: RankState
     scale: Tensor
     """[] float32: what the loss of a micro-batch is multiplied by, set before each step."""
+    draw: Draw | None
+    """How the next micro-batch is mixed, set before each."""
 
     @property
     def model(self) -> nn.Module: ...
@@ -39,6 +42,8 @@ class StepEngine(Protocol):
     def accumulate(self, images: Tensor, labels: Tensor, *, last: bool) -> Tensor: ...
 
     def step(self, lr: float) -> Tensor: ...
+
+    def discard(self) -> None: ...
 
     def save(self, writer: Writer, rank: int) -> list[Stored]: ...
 
@@ -48,17 +53,45 @@ class StepEngine(Protocol):
 
 
 class SeededEngine:
-    """An engine whose randomness follows from (seed, step, rank), with the mean loss of the images that count."""
+    """An engine whose randomness follows from (seed, step, micro-batch), with the mean loss of the images that count.
 
-    def __init__(self, engine: StepEngine, seed: int, place: Place) -> None:
-        self._engine, self._seed, self._place = engine, seed, place
+    Micro-batches are numbered over the global batch, so nothing random depends on the number of ranks.
+    """
+
+    def __init__(
+        self, engine: StepEngine, seed: int, place: Place, mixing: Mixing | None = None
+    ) -> None:
+        self._engine, self._seed, self._place, self._mixing = engine, seed, place, mixing
+        self._step = self._index = 0
+        self._losses: list[Tensor] = []
 
     def begin(self, step: int, labels: Sequence[Tensor]) -> None:
         """Start the step that follows `step` finished ones; `labels` are those of its micro-batches on this rank."""
         point("train.step", self._place.rank)
         self._engine.model.train()
-        self._engine.scale = self._scale(labels)
-        seed_step(self._seed, step, self._place.rank)
+        self._engine.scale = self._scale(labels) * factor("engine.loss", self._place.rank)
+        self._step, self._index = step, self._place.rank * len(labels)
+        self._losses = []
+
+    def accumulate(self, images: Tensor, labels: Tensor, *, last: bool) -> Tensor:
+        """As the engine's own, with all that is random drawn for this micro-batch of the global batch."""
+        seed_micro_batch(self._seed, self._step, self._index)
+        self._engine.draw = self._mixing and self._mixing.draw(self._step, self._index)
+        self._index += 1
+        loss = self._engine.accumulate(images, labels, last=last)
+        self._losses.append(loss)
+        return loss
+
+    def losses(self) -> list[float]:
+        """The mean loss of the micro-batches of each rank since `begin`, the same on all ranks; waits for the device.
+
+        Every rank adds its own to a place of its own, so that one NaN is not taken for everybody's.
+        """
+        means = torch.zeros(self._place.world, dtype=torch.float64, device=self._engine.device)
+        means[self._place.rank] = torch.stack(self._losses).double().mean()
+        if self._place.world > 1:
+            dist.all_reduce(means)
+        return means.tolist()
 
     def _scale(self, labels: Sequence[Tensor]) -> Tensor:
         """Images of the whole batch over those of them that count, float32 [], exactly 1 if all do."""
@@ -98,4 +131,5 @@ def build_engine(
         )
     else:
         engine = ZeroEngine(model, objective, config.engine, config.optim, plan, device=device)
-    return SeededEngine(engine, config.run.seed, place)
+    mixing = Mixing(config.data, config.run.seed)
+    return SeededEngine(engine, config.run.seed, place, mixing)

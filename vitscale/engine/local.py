@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vitscale.config.optim import OptimConfig
 from vitscale.data.device import Normaliser
+from vitscale.data.mix import Draw, mix
 from vitscale.engine.state import RankState, Source, Stored, Writer, whole_partitions, write_share
 from vitscale.model.vit import ViT
 from vitscale.objective import Objective
@@ -37,6 +38,7 @@ class LocalEngine:
         self.normalise = Normaliser(device, dtype)
         self.objective, self.largest_norm = objective, optim.largest_norm
         self.scale = torch.ones((), device=device)
+        self.draw: Draw | None = None
         self.accumulation, self.world = accumulation, world
         self.optimizer = make_optimizer(optim, self._groups(optim))
         partitions = whole_partitions(iter(self.masters.items()))
@@ -52,8 +54,9 @@ class LocalEngine:
 
     def accumulate(self, images: Tensor, labels: Tensor, *, last: bool) -> Tensor:
         """Forward and backward of one micro-batch (uint8 [B, 3, H, W], int64 [B] or [B, L]); its loss, []."""
-        logits = self.model(self.normalise(images))
-        loss = self.scale * self.objective(logits, labels.to(self.device, non_blocking=True))
+        labels = labels.to(self.device, non_blocking=True)
+        views, labels, weights = mix(self.normalise(images), labels, self.draw)
+        loss = self.scale * self.objective(self.model(views), labels, weights)
         (loss / self.accumulation).backward()
         return loss.detach()
 
@@ -73,6 +76,11 @@ class LocalEngine:
             self._publish()
             self.state.stepped()
         return norm
+
+    def discard(self) -> None:
+        """Drop what was accumulated since the last step, as if it had not been."""
+        for parameter in self.model.parameters():
+            parameter.grad = None
 
     def _average_gradients(self) -> None:
         if self.world == 1:

@@ -18,6 +18,7 @@ from vitscale.config.engine import EngineConfig
 from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
 from vitscale.data.device import Normaliser
+from vitscale.data.mix import Draw, mix
 from vitscale.engine.collectives import join_alone
 from vitscale.engine.precision import DTYPES
 from vitscale.engine.state import (
@@ -64,6 +65,7 @@ class ZeroEngine:
         self.normalise = Normaliser(device, dtype)
         self.objective, self.largest_norm = objective, optim.largest_norm
         self.scale = torch.ones((), device=device)
+        self.draw: Draw | None = None
         self.plain = self.stage == 0 and dtype == torch.float32
         join_alone(device)
         model = model.to(device)
@@ -92,8 +94,9 @@ class ZeroEngine:
     def accumulate(self, images: Tensor, labels: Tensor, *, last: bool) -> Tensor:
         """Forward and backward of one micro-batch (uint8 [B, 3, H, W], int64 [B] or [B, L]); its loss, []."""
         self.engine.set_gradient_accumulation_boundary(last)
-        logits = self.engine(self.normalise(images))
-        loss = self.scale * self.objective(logits, labels.to(self.device, non_blocking=True))
+        labels = labels.to(self.device, non_blocking=True)
+        views, labels, weights = mix(self.normalise(images), labels, self.draw)
+        loss = self.scale * self.objective(self.engine(views), labels, weights)
         self.engine.backward(loss)
         return loss.detach()
 
@@ -108,6 +111,31 @@ class ZeroEngine:
             return torch.tensor(math.nan, device=self.device)
         self.state.stepped()
         return torch.as_tensor(self.engine.get_global_grad_norm(), device=self.device)
+
+    def discard(self) -> None:
+        """Drop what was accumulated since the last step, as if it had not been.
+
+        DeepSpeed has no call for that. But it clears every buffer, at each stage in its own way, when it meets a
+        gradient that is not finite; so that is what it is given.
+        """
+        if self.plain:
+            return self.engine.zero_grad()
+        gradients = self._gradients()
+        for gradient in gradients:
+            gradient.fill_(math.nan)
+        self.engine.step()
+        assert not self.engine.was_step_applied(), "DeepSpeed took a step with NaN as gradient"
+        for (
+            gradient
+        ) in gradients:  # stage 3 keeps its buffers and never writes to the padding in them
+            gradient.zero_()
+
+    def _gradients(self) -> list[Tensor]:
+        """Whatever the next step of the optimizer would use on this rank."""
+        if self.stage == 0:
+            return [p.grad for p in self.engine.module.parameters() if p.grad is not None]
+        groups = self.engine.optimizer.averaged_gradients.values()
+        return [gradient for group in groups for gradient in group]
 
     def _plain_step(self) -> Tensor:
         """Stage 0 in float32 is torch's optimizer on averaged gradients; DeepSpeed keeps no norm."""

@@ -31,6 +31,8 @@ class Tracker(Protocol):
 
     def artifact(self, path: str | Path, folder: str = "") -> None: ...
 
+    def rewound(self, text: str) -> None: ...
+
     def close(self, status: Status) -> None: ...
 
 
@@ -41,6 +43,9 @@ class SilentTracker:
         pass
 
     def artifact(self, path: str | Path, folder: str = "") -> None:
+        pass
+
+    def rewound(self, text: str) -> None:
         pass
 
     def close(self, status: Status) -> None:
@@ -59,6 +64,7 @@ class JournalTracker:
         outbox: Outbox | None,
         shipper: Any,
     ) -> None:
+        self._attempt = attempt
         self._journal = Journal(folder, attempt)
         self._system = SystemMeter(folder)
         self._console, self._outbox, self._shipper = console, outbox, shipper
@@ -76,6 +82,17 @@ class JournalTracker:
         """Queue a file or folder for MLflow; the file must still be there when it is sent."""
         if self._outbox:
             self._outbox.add("artifact", path=str(Path(path).absolute()), folder=folder)
+
+    def rewound(self, text: str) -> None:
+        """The steps that follow were logged before.
+
+        The journal keeps both and counts the rewinds. MLflow, which forgets nothing, keeps the first value of a step,
+        and a tag says so.
+        """
+        self._journal.rewinds += 1
+        if self._outbox:
+            name = f"vitscale.rewind.{self._attempt}.{self._journal.rewinds}"
+            self._outbox.add("tags", tags={name: text})
 
     def close(self, status: Status) -> None:
         """Say how the run ended and give MLflow a bounded time to take the rest; later calls do nothing."""

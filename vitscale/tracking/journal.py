@@ -1,7 +1,8 @@
 """`metrics.jsonl`: every metric ever logged, one line a call; MLflow and the plots are made from it.
 
-A line is `{"step", "time", "attempt", "values"}`. Values that JSON has no number for are written as the
-texts "nan", "inf" and "-inf".
+A line is `{"step", "time", "attempt", "values"}`, and `"rewinds"` where the attempt rewound before: with attempt and
+step it tells apart what was logged twice. Values that JSON has no number for are written as the texts "nan", "inf" and
+"-inf".
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Journal:
     def __init__(self, folder: Path, attempt: int) -> None:
         self.path = folder / FILE_NAME
         self._attempt = attempt
+        self.rewinds = 0
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         self._torn = not _ends_a_line(self._file)
         self._warned = False
@@ -56,6 +58,7 @@ class Journal:
                 "step": int(step),
                 "time": round(time.time(), 3),
                 "attempt": self._attempt,
+                **({"rewinds": self.rewinds} if self.rewinds else {}),
                 "values": {key: _to_json(value) for key, value in values.items()},
             }
         )
@@ -81,7 +84,7 @@ class Journal:
 
 
 def read_metrics(folder: str | Path) -> dict[str, list[Point]]:
-    """All metrics of a run by key, ordered by step; where a step was run twice the last attempt counts."""
+    """All metrics of a run by key, ordered by step; where a step was run twice the last time counts."""
     series: dict[str, dict[int, Point]] = {}
     for record, _ in read_records(Path(folder) / FILE_NAME):
         for key, value in record.values.items():

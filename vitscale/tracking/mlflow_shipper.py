@@ -69,6 +69,8 @@ class Shipment:
             if message["kind"] == "start":
                 run.set_status("RUNNING")
                 run.send_texts(message["params"], message["tags"])
+            elif message["kind"] == "tags":
+                run.send_texts({}, message["tags"])
             elif message["kind"] == "artifact":
                 run.send_artifact(Path(message["path"]), message["folder"])
             elif message["kind"] == "status":

@@ -65,7 +65,7 @@ class ShipState:
 
 
 class Outbox:
-    """Appends messages: the start of an attempt, an artifact, the end."""
+    """Appends messages: the start of an attempt, tags, an artifact, the end."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / OUTBOX_NAME

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vitscale.config.plan import Plan
+from vitscale.train.guard import Guard, mean_of
 from vitscale.train.progress import Progress
 from vitscale.train.protocols import (
     Checkpoints,
@@ -27,6 +28,7 @@ class Run:
     loader: Loader
     engine: Engine
     schedule: Callable[[int], float]
+    guard: Guard
     meters: Meters
     tracker: Tracker
     evaluate: Evaluator
@@ -40,24 +42,32 @@ def train(run: Run) -> tuple[str, Progress]:
         "finished" or "stopped", and how far the run is; both are committed.
 
     Raises:
-        NotFiniteError: a loss or gradient norm was not finite; nothing of it is committed.
+        NotFiniteError: too many steps were skipped, and the run can go back no further.
     """
     plan = run.plan
     progress = run.checkpoints.restore()
     feed = run.loader.batches(progress.images)  # made after restore: it starts where the run is
+    saving = stopping = False
     while not progress.done:
-        one_step(run, feed, progress)
+        applied = one_step(run, feed, progress)
         progress = progress.after(plan.batch)
-        stopping = run.stop.asked(progress)
-        saving = stopping or progress.due(plan.save_every)
-        if saving or progress.due(plan.log_every):
-            # The one place where the host waits for the device, and before anything is committed.
-            run.tracker.metrics(run.meters.read(progress), progress.step)
-        if saving:
+        if run.guard.wants_rewind:
+            progress = run.checkpoints.rewind(progress)
+            feed, saving = run.loader.batches(progress.images), stopping
+            run.meters.restart()
+            continue
+        stopping = stopping or run.stop.asked(progress)
+        saving = saving or stopping or progress.due(plan.save_every)
+        # What a skipped step should have committed waits for the next one that is applied, if there is one.
+        commits = saving and (applied or progress.done)
+        if commits or progress.due(plan.log_every):
+            run.tracker.metrics(run.meters.read(progress) | run.guard.counts(), progress.step)
+        if commits:
             run.checkpoints.save(progress)
-        if stopping:
-            run.checkpoints.finish(progress)
-            return "stopped", progress
+            saving = False
+            if stopping and not progress.done:
+                run.checkpoints.finish(progress)
+                return "stopped", progress
         if progress.due(plan.evaluate_every) and not progress.done:
             run.tracker.metrics(run.evaluate(), progress.step)
     run.tracker.metrics(run.evaluate(), progress.step)
@@ -65,12 +75,19 @@ def train(run: Run) -> tuple[str, Progress]:
     return "finished", progress
 
 
-def one_step(run: Run, feed, progress: Progress) -> None:
-    """Forward, backward and update over one global batch."""
+def one_step(run: Run, feed, progress: Progress) -> bool:
+    """Forward and backward over one global batch, and the update if the guard lets it pass; whether it was applied."""
     batches = [run.meters.take(feed) for _ in range(run.plan.accumulation)]
     run.engine.begin(progress.step, [batch.labels for batch in batches])
-    lr, losses = run.schedule(progress.step), []
     for index, batch in enumerate(batches):
         last = index == run.plan.accumulation - 1
-        losses.append(run.engine.accumulate(batch.images, batch.labels, last=last))
-    run.meters.add(losses, run.engine.step(lr), lr)
+        run.engine.accumulate(batch.images, batch.labels, last=last)
+    lr, norm = run.schedule(progress.step), None
+    losses = run.engine.losses()  # the one place where the host waits for the device
+    if run.guard.passes(losses):
+        norm = float(run.engine.step(lr))
+    else:
+        run.engine.discard()
+    applied = run.guard.record(progress, losses, norm)
+    run.meters.add(mean_of(losses) if applied else None, norm, lr)
+    return applied

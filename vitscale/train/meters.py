@@ -5,19 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from vitscale.config.plan import Plan
-from vitscale.errors import NotFiniteError
 from vitscale.train.progress import Progress
 from vitscale.train.protocols import Loader, MicroBatch
 
 
 class Window:
-    """Losses, norms and times since the last reading.
-
-    Device values are only kept; converting them to numbers in `read` is what waits for the device.
-    """
+    """Losses, norms and times since the last reading."""
 
     def __init__(
         self,
@@ -30,11 +25,13 @@ class Window:
     ) -> None:
         self.plan, self.gather = plan, gather
         self.flops_per_image, self.loader, self.copied_s = flops_per_image, loader, copied_s
-        self._restart()
+        self.restart()
 
-    def _restart(self) -> None:
-        self.losses: list[Any] = []
-        self.norms: list[Any] = []
+    def restart(self) -> None:
+        """Begin a new window; what the last one held is forgotten."""
+        self.losses: list[float] = []
+        self.norm = 0.0
+        self.steps = 0
         self.lr = 0.0
         self.wait_s = 0.0
         self.since = time.perf_counter()
@@ -47,27 +44,22 @@ class Window:
         self.wait_s += time.perf_counter() - before
         return batch
 
-    def add(self, losses: list[Any], norm: Any, lr: float) -> None:
-        """Note one finished step."""
-        self.losses += losses
-        self.norms.append(norm)
+    def add(self, loss: float | None, norm: float | None, lr: float) -> None:
+        """Note one step: its mean loss over all ranks, None if it was skipped, and the gradient norm."""
+        self.steps += 1
         self.lr = lr
+        if loss is not None and norm is not None:
+            self.losses.append(loss)
+            self.norm = norm
 
     def read(self, progress: Progress) -> dict[str, float]:
         """Metrics of the window over all ranks; a new window begins.
 
-        Raises:
-            NotFiniteError: on every rank, if any loss or norm of any rank in the window is not.
+        Loss and norm are those of the steps that were applied, and absent where all were skipped.
         """
-        losses = [float(loss) for loss in self.losses]
-        norms = [float(norm) for norm in self.norms]
         seconds = time.perf_counter() - self.since
         work, before = self.loader.work, self.worked
         own = {
-            "finite": float(all(map(math.isfinite, losses + norms))),
-            "loss": _mean(losses),
-            "last_norm": norms[-1],
-            "norm": _mean(norms),
             "wait": self.wait_s / seconds,
             "read_s": work.read_s - before.read_s,
             "decode_s": work.decode_s - before.decode_s,
@@ -76,17 +68,17 @@ class Window:
             "lost": work.lost,
         }
         ranks = self.gather(own)
-        steps, lr = len(norms), self.lr
-        self._restart()
-        _insist_on_finite(ranks, progress, steps)
+        steps, lr = self.steps, self.lr
+        learned = (
+            {"train/loss": _mean(self.losses), "train/grad_norm": self.norm} if self.losses else {}
+        )
+        self.restart()
 
         def column(name: str) -> list[float]:
             return [rank[name] for rank in ranks]
 
         images_per_s = steps * self.plan.batch / seconds
-        return {
-            "train/loss": _mean(column("loss")),
-            "train/grad_norm": _mean(column("last_norm")),
+        return learned | {
             "train/lr": lr,
             "train/epoch": progress.images / self.plan.epoch_images,
             "train/images": float(progress.images),
@@ -104,17 +96,4 @@ class Window:
 
 def _mean(values) -> float:
     numbers = list(values)
-    return math.fsum(numbers) / len(numbers) if all(map(math.isfinite, numbers)) else math.nan
-
-
-def _insist_on_finite(ranks: list[dict[str, float]], progress: Progress, steps: int) -> None:
-    culprits = [rank for rank, values in enumerate(ranks) if not values["finite"]]
-    if culprits:
-        raise NotFiniteError(
-            "the loss or a gradient norm is not finite",
-            where=f"rank {', '.join(map(str, culprits))}, steps {progress.step - steps + 1} to "
-            f"{progress.step}",
-            given=f"mean loss {ranks[culprits[0]]['loss']}, gradient norm {ranks[culprits[0]]['norm']}",
-            do="Nothing of it was committed. Lower optim.lr, lengthen optim.warmup or set "
-            "optim.clip_norm, then run the same command again.",
-        )
+    return math.fsum(numbers) / len(numbers)

@@ -19,10 +19,11 @@ from vitscale.checkpoint.retention import Retention, holding, keep
 from vitscale.checkpoint.snapshot import Snapshot
 from vitscale.checkpoint.state import StateReader
 from vitscale.data.audit import keep_order
-from vitscale.data.ledger import Seen, append
+from vitscale.data.ledger import LedgerFile
 from vitscale.durable import write_text_atomically
 from vitscale.engine.collectives import Ranks
 from vitscale.errors import CheckpointError, SaveError
+from vitscale.train.guard import Guard
 from vitscale.train.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -78,14 +79,14 @@ class RunCheckpoints:
         facts: dict[str, Any],
         habits: Habits,
         start: Start,
+        guard: Guard,
     ) -> None:
         self.run_folder, self.folder = folder, folder / CHECKPOINTS
         self.engine, self.loader, self.ranks = engine, loader, ranks
         self.facts, self.habits = facts, habits
-        self.start, self.resume, self.attempt = start.progress, start.resume, start.attempt
-        self.named = start.named
-        self.saves = _Saves()
-        self.unwritten: list[list[Seen]] = [[] for _ in range(ranks.place.world)]
+        self.start, self.resume, self.named = start.progress, start.resume, start.named
+        self.guard, self.saves = guard, _Saves()
+        self.ledger = LedgerFile(folder, start.attempt)
         self.on_commit: Callable[[Path], None] = lambda folder: None
 
     # ---- where a run goes on from ----
@@ -100,11 +101,31 @@ class RunCheckpoints:
         for line in rejected:
             log.warning("checkpoint rejected: %s", line)
         self._check_resume(found, rejected)
-        if found is not None:
-            return self._load(found)
-        if self.named is not None:
-            return self._load(self.ranks.first(self._find_named))
-        return self.start
+        if found is None and self.named is not None:
+            found = self.ranks.first(self._find_named)
+        if found is None:
+            return self.start
+        self.guard.resume(found.manifest.facts.get("guard"))
+        return self._load(found)
+
+    def rewind(self, past: Progress) -> Progress:
+        """Go back to the last good commit and pass over the samples from there to `past`, the end of a bad stretch.
+
+        Raises:
+            NotFiniteError: all rewinds are used up, or there is no commit to go back to.
+            SaveError: the save that was under way was the third in a row that failed.
+        """
+        self.settle()
+        self._write_ledger(past)
+        self.guard.insist_on_rewinds_left(past)
+        found, rejected = newest_good(self.folder, self.ranks)
+        for line in rejected:
+            log.warning("checkpoint rejected: %s", line)
+        if found is None:
+            raise self.guard.given_up(past, "there is no commit to go back to")
+        back = self._load(found)
+        self.guard.rewound(found.manifest.facts.get("guard"), back, past)
+        return Progress(past.total_steps, back.step, past.images)
 
     def _find_named(self) -> Found:
         assert self.named is not None
@@ -232,6 +253,7 @@ class RunCheckpoints:
             "images": progress.images,
             "updates": self.engine.state.updates,
             "data": self.loader.state(progress.images),
+            "guard": self.guard.state(),
         }
 
     def _note_failure(self, error: Exception) -> None:
@@ -245,15 +267,11 @@ class RunCheckpoints:
         gathered = self.ranks.gather(self.loader.take_seen())
         if not self.ranks.place.is_first:
             return
-        for kept, steps in zip(self.unwritten, gathered, strict=True):
-            kept += steps
         try:
             keep_order(self.run_folder, self.loader.eras)
-            position = (progress.step, progress.images)
-            append(self.run_folder, self.attempt, position, self.unwritten)
-            self.unwritten = [[] for _ in gathered]
         except OSError as error:
-            log.error("the ledger could not be written, and is kept for the next save: %s", error)
+            log.error("the order could not be laid beside the ledger: %s", error)
+        self.ledger.steps((progress.step, progress.images), gathered)
 
     def _expected_bytes(self) -> int:
         """Free space that a commit needs: weights as they compute, masters, moments, average, and a little."""

@@ -36,6 +36,8 @@ from vitscale.ops.choice import Ops, choose_ops
 from vitscale.optim.schedule import make_schedule
 from vitscale.place import Place
 from vitscale.tracking.build import Status, make_tracker
+from vitscale.train.events import Events
+from vitscale.train.guard import Guard
 from vitscale.train.loop import Run
 from vitscale.train.meters import Window
 from vitscale.train.progress import Progress
@@ -123,25 +125,11 @@ def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], 
     )
     set_timeouts(config.engine.timeout_s)
     tracker = _tracker(attempt, plan, shape)
-    checkpoints = RunCheckpoints(
-        config.folder,
-        engine=engine,
-        loader=loader,
-        ranks=ranks,
-        facts=_facts(config, plan, shape, shapes),
-        habits=Habits(
-            Retention(config.checkpoint.keep, plan.keep_every),
-            background=config.checkpoint.background,
-            timeout_s=config.engine.timeout_s,
-        ),
-        start=Start(
-            Progress(plan.total_steps),
-            attempt.resume,
-            attempt.number,
-            config.init.checkpoint if config.init else None,
-        ),
-    )
+    guard = Guard(config.guard, plan.batch)
+    checkpoints = _checkpoints(attempt, found, engine, loader, guard, shapes)
     checkpoints.on_commit = lambda manifest: tracker.artifact(manifest, "manifests")
+    if attempt.place.is_first:
+        guard.on_event = Events(checkpoints.ledger.event, loader.samples, tracker.rewound)
     stop = StopRequest(config.folder, ranks.gather)
     run = Run(
         plan=plan,
@@ -149,13 +137,8 @@ def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], 
         loader=loader,
         engine=engine,
         schedule=make_schedule(config.optim, plan),
-        meters=Window(
-            plan,
-            gather=ranks.gather,
-            flops_per_image=size.train_flops(shape),
-            loader=loader,
-            copied_s=engine.normalise.take_seconds,
-        ),
+        guard=guard,
+        meters=_meters(attempt, found, loader, engine),
         tracker=tracker,
         evaluate=_evaluator(attempt, engine, found.held_out, shape),
         stop=stop,
@@ -232,6 +215,46 @@ def _loader(attempt: Attempt, found: Survey) -> TrainLoader:
         seed=config.run.seed,
         place=place,
         quarantine=config.folder / "quarantine" / f"rank-{place.rank:05d}.jsonl",
+    )
+
+
+def _checkpoints(
+    attempt: Attempt,
+    found: Survey,
+    engine: StepEngine,
+    loader: TrainLoader,
+    guard: Guard,
+    shapes: dict[str, list[int]],
+) -> RunCheckpoints:
+    config, plan = attempt.config, found.plan
+    return RunCheckpoints(
+        config.folder,
+        engine=engine,
+        loader=loader,
+        ranks=attempt.ranks,
+        facts=_facts(config, plan, found.shape, shapes),
+        habits=Habits(
+            Retention(config.checkpoint.keep, plan.keep_every),
+            background=config.checkpoint.background,
+            timeout_s=config.engine.timeout_s,
+        ),
+        start=Start(
+            Progress(plan.total_steps),
+            attempt.resume,
+            attempt.number,
+            config.init.checkpoint if config.init else None,
+        ),
+        guard=guard,
+    )
+
+
+def _meters(attempt: Attempt, found: Survey, loader: TrainLoader, engine: StepEngine) -> Window:
+    return Window(
+        found.plan,
+        gather=attempt.ranks.gather,
+        flops_per_image=size.train_flops(found.shape),
+        loader=loader,
+        copied_s=engine.normalise.take_seconds,
     )
 
 
