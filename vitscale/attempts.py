@@ -48,7 +48,9 @@ class AttemptRecord:
     @property
     def beats(self) -> list[dict[str, Any]]:
         """`rank`, `step`, `phase` and `count` of the last beat of each rank."""
-        return [beat for path in sorted((self.folder / BEATS).glob("rank-*")) if (beat := _read(path))]
+        return [
+            beat for path in sorted((self.folder / BEATS).glob("rank-*")) if (beat := _read(path))
+        ]
 
     @property
     def stacks(self) -> dict[int, Path]:
@@ -64,7 +66,9 @@ def attempt_folder(run_folder: Path, number: int) -> Path:
 
 def attempts_of(run_folder: Path, submission: str | None = None) -> list[AttemptRecord]:
     """All attempts of a run, or those of one submission, oldest first."""
-    records = [AttemptRecord(n, attempt_folder(run_folder, n)) for n in sorted(_numbers(run_folder))]
+    records = [
+        AttemptRecord(n, attempt_folder(run_folder, n)) for n in sorted(_numbers(run_folder))
+    ]
     return [r for r in records if submission is None or r.start.get("submission") == submission]
 
 

@@ -21,6 +21,7 @@ _OBJECT_STORE_BYTES = 128 << 20  # the job passes a recipe and a reply, no tenso
 _RAY_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -94,15 +95,15 @@ def _no_answer(profile: ClusterProfile, reason: str) -> ResourceError:
 
 def _insist_on_room(resources: Mapping[str, float], profile: ClusterProfile) -> None:
     wanted = {
-        "CPU": profile.workers * profile.cpus_per_worker,
-        "GPU": float(profile.workers * profile.gpus_per_worker),
+        "CPU": profile.fewest * profile.cpus_per_worker,
+        "GPU": float(profile.fewest * profile.gpus_per_worker),
     }
     for name, amount in wanted.items():
         if resources.get(name, 0.0) < amount:
             raise ResourceError(
                 f"the Ray cluster has {resources.get(name, 0):g} {name}s and the job needs {amount:g}",
-                where="cluster.workers",
-                given=profile.workers,
+                where=f"cluster.{'workers_min' if profile.is_elastic else 'workers'}",
+                given=profile.fewest,
                 do=f"Use fewer workers, or lower cluster.{name.lower()}s_per_worker.",
             )
 

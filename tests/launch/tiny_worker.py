@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 
-def run(request):
+def run(request, leaving=None):
     """Behave as TINY_WORKER says: finish, fail, or wait for STOP while counting steps."""
     run_table = json.loads(request["recipe"])["config"]["run"]
     folder = Path(run_table["home"]) / run_table["name"]

@@ -24,7 +24,7 @@ class Story:
     work = SimpleNamespace(read_s=0.0, decode_s=0.0, lost=0)
 
     def __init__(self, start=0, stop_at=None, bad_step=None):
-        self.told = []
+        self.told, self.beats = [], []
         self.start, self.stop_at, self.bad_step = start, stop_at, bad_step
 
     def restore(self):
@@ -53,6 +53,9 @@ class Story:
     def asked(self, progress):
         return progress.step == self.stop_at
 
+    def beat(self, step, phase):
+        self.beats.append(f"{phase} {step}")
+
     def metrics(self, values, step):
         self.told.append(f"{'log' if 'train/loss' in values else 'score'} {step}")
 
@@ -64,7 +67,7 @@ class Story:
 def tell(story):
     plan = Plan(1, 4, 2, 2, 12, 6, 0, 2, 3, 4)
     meters = Window(plan, gather=lambda v: [v], flops_per_image=1.0, loader=story, copied_s=float)
-    run = Run(plan, story, story, story, float, meters, story, story, story)
+    run = Run(plan, story, story, story, float, meters, story, story, story, story.beat)
     return train(run)
 
 
@@ -90,6 +93,14 @@ def test_a_run_from_the_start_logs_saves_and_evaluates_when_due():
     assert updates == [f"update at {float(step)}" for step in range(6)]
     first = ["step with labels [0, 1]", "micro 0", "micro 1 last", "update at 0.0"]
     assert story.told[2:6] == first
+
+
+def test_every_wait_begins_with_a_beat_that_says_where():
+    story = Story(start=2)
+    tell(story)
+    assert story.beats[:6] == ["data 2", "step 2", "save 3", "data 3", "step 3", "step 4"]
+    assert story.beats[6:10] == ["evaluate 4", "data 4", "step 4", "step 5"]
+    assert story.beats[10:] == ["data 5", "step 5", "save 6", "evaluate 6"]
 
 
 def test_a_resumed_run_feeds_from_where_it_was():
@@ -120,7 +131,7 @@ def test_a_loss_that_is_not_finite_is_never_committed():
 
 
 def test_the_loop_and_its_collaborators_of_plain_python_load_no_torch():
-    modules = "loop meters progress stop protocols"
+    modules = "loop meters progress stop protocols heartbeat restart life"
     code = (
         "import sys, importlib\n"
         f"for name in {modules.split()}: importlib.import_module('vitscale.train.' + name)\n"

@@ -13,7 +13,6 @@ import math
 import os
 import threading
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 from vitscale.attempts import BEATS, STACKS, attempt_folder
@@ -36,7 +35,7 @@ class Beat(NamedTuple):
     step: int
     phase: str
     at: float
-    count: int
+    number: int
 
 
 class Heartbeat:
@@ -68,7 +67,7 @@ class Heartbeat:
 
     def beat(self, step: int, phase: str) -> None:
         """Say that the training thread is alive; nothing but a store, so that no slow disk can hold up a step."""
-        self._now = Beat(step, phase, time.monotonic(), self._now.count + 1)
+        self._now = Beat(step, phase, time.monotonic(), self._now.number + 1)
         if self._first_step is None:
             self._first_step = step
 
@@ -104,7 +103,7 @@ class Heartbeat:
 
     def _write(self) -> None:
         now = self._now
-        record = {"rank": self._rank, "step": now.step, "phase": now.phase, "count": now.count}
+        record = {"rank": self._rank, "step": now.step, "phase": now.phase, "count": now.number}
         # One line of constant length, in place: readers see the old beat or the new one, and no folder is synced.
         with self._file.open("r+" if self._file.exists() else "w", encoding="utf-8") as file:
             file.write(json.dumps(record).ljust(119) + "\n")
@@ -142,7 +141,7 @@ class Heartbeat:
         )
         if self._closed.wait(self._grace_s):
             return
-        if self._now.count != hung.count:
+        if self._now.number != hung.number:
             log.warning("rank %d goes on after all", self._rank)
             return
         self._write()

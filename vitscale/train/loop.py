@@ -31,6 +31,7 @@ class Run:
     tracker: Tracker
     evaluate: Evaluator
     stop: Stop
+    beat: Callable[[int, str], None]
 
 
 def train(run: Run) -> tuple[str, Progress]:
@@ -50,6 +51,7 @@ def train(run: Run) -> tuple[str, Progress]:
         progress = progress.after(plan.batch)
         stopping = run.stop.asked(progress)
         saving = stopping or progress.due(plan.save_every)
+        run.beat(progress.step, "save" if saving else "step")
         if saving or progress.due(plan.log_every):
             # The one place where the host waits for the device, and before anything is committed.
             run.tracker.metrics(run.meters.read(progress), progress.step)
@@ -58,14 +60,18 @@ def train(run: Run) -> tuple[str, Progress]:
         if stopping:
             return "stopped", progress
         if progress.due(plan.evaluate_every) and not progress.done:
+            run.beat(progress.step, "evaluate")
             run.tracker.metrics(run.evaluate(), progress.step)
+    run.beat(progress.step, "evaluate")
     run.tracker.metrics(run.evaluate(), progress.step)
     return "finished", progress
 
 
 def one_step(run: Run, feed, progress: Progress) -> None:
     """Forward, backward and update over one global batch."""
+    run.beat(progress.step, "data")
     batches = [run.meters.take(feed) for _ in range(run.plan.accumulation)]
+    run.beat(progress.step, "step")
     run.engine.begin(progress.step, [batch.labels for batch in batches])
     lr, losses = run.schedule(progress.step), []
     for index, batch in enumerate(batches):

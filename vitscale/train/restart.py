@@ -48,7 +48,7 @@ def insist_on_hope(records: Sequence[AttemptRecord], step: int) -> None:
     Raises:
         HopelessError: the last two failed alike, or the last three died and none of them committed anything.
     """
-    if records and (twin := twin_failure(records[:-1], records[-1].failures)):
+    if records and (twin := twin_failure(records[:-1], records[-1].failures, records[-1].number)):
         raise twin
     last = records[-_DEATHS_WITHOUT_COMMIT:]
     if len(last) == _DEATHS_WITHOUT_COMMIT and all(
@@ -65,20 +65,19 @@ def insist_on_hope(records: Sequence[AttemptRecord], step: int) -> None:
 
 
 def twin_failure(
-    before: Sequence[AttemptRecord], failures: Sequence[dict[str, Any]]
+    before: Sequence[AttemptRecord], failures: Sequence[dict[str, Any]], number: int
 ) -> HopelessError | None:
-    """The error to raise if one of these failures was seen by the attempt right before, at the same step.
+    """The error to raise if one of these failures of attempt `number` was seen by the one before, at the same step.
 
     What a rank raises because a peer is gone says nothing of why, so it is no reason to stop.
     """
-    if not before or before[-1].end.get("status") in _WELL_ENDED:
+    if not before:
         return None
     seen = {_kind(failure) for failure in before[-1].failures if not failure["peer_lost"]}
     for failure in failures:
         if not failure["peer_lost"] and _kind(failure) in seen:
-            number = before[-1].number
             return HopelessError(
-                f"attempts {number} and {number + 1} both failed at step {failure['step']} with "
+                f"attempts {before[-1].number} and {number} both failed at step {failure['step']} with "
                 f"{failure['type']}: {failure['message']}",
                 where=str(before[-1].folder.parent),
                 do="It would fail again. Mend the cause, and run the same command again.",
@@ -114,7 +113,9 @@ def how_it_ended(record: AttemptRecord) -> str:
     """One line about an attempt that is over."""
     name = f"attempt {record.number} (from step {record.start.get('step', 0)})"
     if record.stacks:
-        return f"{name} hung: {who_hung(record)}; stacks in {record.stacks[min(record.stacks)].parent}"
+        return (
+            f"{name} hung: {who_hung(record)}; stacks in {record.stacks[min(record.stacks)].parent}"
+        )
     for failure in sorted(record.failures, key=lambda one: one["peer_lost"]):
         text = f"{failure['type']} on rank {failure['rank']} at step {failure['step']}"
         return f"{name} failed: {text}: {failure['message'].splitlines()[0][:200]}"

@@ -54,6 +54,8 @@ class Attempt:
     ranks: Ranks
     number: int
     resume: str
+    beat: Callable[[int, str], None]
+    leaving: Callable[[], list[int]] | None = None
 
     @property
     def config(self) -> RunConfig:
@@ -132,7 +134,7 @@ def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], 
         start=Start(Progress(plan.total_steps), attempt.resume, attempt.number),
     )
     checkpoints.on_commit = lambda manifest: tracker.artifact(manifest, "manifests")
-    stop = StopRequest(config.folder, ranks.gather)
+    stop = StopRequest(config.folder, ranks.gather, attempt.leaving)
     run = Run(
         plan=plan,
         checkpoints=checkpoints,
@@ -149,6 +151,7 @@ def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], 
         tracker=tracker,
         evaluate=_evaluator(attempt, engine, found.held_out, shape),
         stop=stop,
+        beat=attempt.beat,
     )
 
     def close(status: Status) -> None:
