@@ -15,7 +15,7 @@ from vitscale_launch.job import Job
 
 def scaling_policy(job: Job, config: Any) -> Any:
     """A policy for `config`, a `ScalingConfig` whose `num_workers` is a pair; it lives in Ray's controller."""
-    import ray
+    from ray._private.state import state as cluster
     from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision
 
     folder, worlds = job.folder, job.worlds
@@ -23,19 +23,23 @@ def scaling_policy(job: Job, config: Any) -> Any:
     class CommittedScaling(ElasticScalingPolicy):
         """Elastic, in sizes that fit, growing right after a commit."""
 
-        committed = ""
+        committed: str | None = None
 
         def _count_possible_workers(self, reserved_resources: dict[str, Any]) -> int:
-            leaving = ray._private.state.state.get_draining_nodes() or {}
+            leaving = cluster.get_draining_nodes() or {}
             staying = {n: has for n, has in reserved_resources.items() if n not in leaving}
             return largest_fit(worlds, super()._count_possible_workers(staying))
 
-        def make_decision_for_running_worker_group(self, **state: Any) -> Any:
+        def make_decision_for_running_worker_group(
+            self, worker_group_state: Any, worker_group_status: Any
+        ) -> Any:
             before, self.committed = self.committed, commit_mark(folder)
-            if self.committed == before:
+            if before is None or self.committed == before:
                 self._maybe_send_resource_request()
                 return NoopDecision()
-            decision = super().make_decision_for_running_worker_group(**state)
+            decision = super().make_decision_for_running_worker_group(
+                worker_group_state, worker_group_status
+            )
             if not isinstance(decision, NoopDecision):
                 note_resize(folder)
             return decision

@@ -110,14 +110,19 @@ class Heartbeat:
 
     def _watch(self) -> None:
         tick = min(_TICK_S, self._hang_s / 10)
+        self._set_alarm()
         while not self._closed.wait(tick):
-            limit = self._limit_s
-            # Fires where this thread cannot, since something holds the interpreter; put off at every tick. After
-            # the stacks of the ranks that wait for this one, and before they end.
-            later = limit + self._grace_s / 2
-            faulthandler.dump_traceback_later(later, exit=True, file=self._dump)
-            if time.monotonic() - self._now.at > limit:
+            self._set_alarm()
+            if time.monotonic() - self._now.at > self._limit_s:
                 self._report_and_leave()
+
+    def _set_alarm(self) -> None:
+        """Put off the alarm that fires where the watching thread cannot, since something holds the interpreter.
+
+        After the stacks of the ranks that wait for this one, and before they end.
+        """
+        later = self._limit_s + self._grace_s / 2
+        faulthandler.dump_traceback_later(later, exit=True, file=self._dump)
 
     @property
     def _limit_s(self) -> float:
