@@ -29,6 +29,8 @@ _RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 _LOCAL_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+# Ray plans with a lost node for a while, waits this long for it, and only then takes fewer workers.
+_ELASTIC_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20"}
 
 
 @contextmanager
@@ -39,6 +41,7 @@ def connected(profile: ClusterProfile) -> Generator[None]:
         ResourceError: nothing answers at the address, or the cluster lacks CPUs or GPUs.
     """
     settings = _RAY_ENVIRONMENT | (_LOCAL_ENVIRONMENT if profile.is_local else {})
+    settings |= _ELASTIC_ENVIRONMENT if profile.is_elastic else {}
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     import ray

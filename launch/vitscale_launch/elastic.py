@@ -15,7 +15,6 @@ from vitscale_launch.job import Job
 
 def scaling_policy(job: Job, config: Any) -> Any:
     """A policy for `config`, a `ScalingConfig` whose `num_workers` is a pair; it lives in Ray's controller."""
-    from ray._private.state import state as cluster
     from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision
 
     folder, worlds = job.folder, job.worlds
@@ -26,7 +25,7 @@ def scaling_policy(job: Job, config: Any) -> Any:
         committed: str | None = None
 
         def _count_possible_workers(self, reserved_resources: dict[str, Any]) -> int:
-            leaving = cluster.get_draining_nodes() or {}
+            leaving = nodes_being_drained()
             staying = {n: has for n, has in reserved_resources.items() if n not in leaving}
             return largest_fit(worlds, super()._count_possible_workers(staying))
 
@@ -45,6 +44,13 @@ def scaling_policy(job: Job, config: Any) -> Any:
             return decision
 
     return CommittedScaling(config)
+
+
+def nodes_being_drained() -> Collection[str]:
+    """Ids of the nodes that will be taken away; Ray's policy sees them as any other."""
+    from ray._private.state import state
+
+    return state.get_draining_nodes() or {}
 
 
 def largest_fit(worlds: Collection[int], room: int) -> int:
