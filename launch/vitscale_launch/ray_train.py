@@ -67,8 +67,12 @@ class _Fit(threading.Thread):
         """What rank 0 returned, or a failure once the restarts are used up."""
         if self._error is None:
             return self._outcome
+        from ray.exceptions import RayActorError
         from ray.train import TrainingFailedError
 
+        if isinstance(self._error, RayActorError):
+            message = "Ray's controller of the job died; run the same command again: it goes on from the last commit"
+            return _failed(self._job, 1, message)
         if not isinstance(self._error, TrainingFailedError):
             raise self._error
         tries = self._job.profile.max_failures + 1
