@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 
@@ -15,7 +16,7 @@ import pytest
 
 from tests.ranks import ROOT
 from tests.train.recipes import exact_losses, make_data, make_recipe
-from vitscale.attempts import attempts_of
+from vitscale.attempts import attempts_of, committed_step
 from vitscale.config.cluster import ClusterProfile
 from vitscale.train.restart import how_it_ended
 
@@ -69,6 +70,29 @@ def test_three_deaths_without_a_commit_end_the_job(tmp_path, data):
     assert "3 attempts in a row died without a new commit since step 0" in reply["message"]
 
 
+@pytest.mark.slow
+def test_a_stopped_rank_is_found_out_by_the_others_and_replaced(tmp_path, data, record_property):
+    recipe = make_recipe(tmp_path, data, *QUICK, "health.hang_s=8", "train.duration=100k steps")
+    folder, replies = recipe.config.folder, []
+    thread = threading.Thread(target=lambda: replies.append(submit(recipe, max_failures=1)))
+    thread.start()
+    wait_until(lambda: (folder / "committed.json").exists())
+    stopped = ranks_of(attempts_of(folder)[0])[1]
+    os.kill(stopped, signal.SIGSTOP)
+    begun = time.monotonic()
+    wait_until(lambda: len(attempts_of(folder)) == 2, within_s=240)
+    record_property("restart_s", time.monotonic() - begun)
+    wait_until(lambda: not psutil.pid_exists(stopped), within_s=60)
+    committed = committed_step(folder)
+    wait_until(lambda: committed_step(folder) > committed)
+    (folder / "STOP").touch()
+    thread.join(120)
+    assert (replies[0]["status"], replies[0]["restarts"]) == ("stopped", 1)
+    first = attempts_of(folder)[0]
+    assert set(first.stacks) == {0}
+    assert "rank 1 was furthest behind" in how_it_ended(first)
+
+
 def start(recipe_folder, *overrides):
     command = [sys.executable, "-m", "vitscale", "submit", str(recipe_folder / "recipe.toml")]
     return subprocess.Popen(
@@ -89,7 +113,7 @@ def wait_until(true, within_s=120):
 
 def ranks_of(attempt):
     records = [json.loads(path.read_text()) for path in attempt.folder.glob("rank-*.json")]
-    return [record["pid"] for record in records]
+    return [record["pid"] for record in sorted(records, key=lambda record: record["rank"])]
 
 
 def test_a_submitter_that_is_killed_leaves_no_rank_behind_and_the_same_command_goes_on(

@@ -67,7 +67,7 @@ def test_three_deaths_without_a_commit_end_the_job_and_are_all_told(past):
         insist_on_hope(records, 4)
     text = str(e.value)
     assert "attempt 2 (from step 4) was killed at step 0" in text
-    assert "attempt 3 (from step 4) failed: ValueError on rank 1 at step 7: no route" in text
+    assert "attempt 3 (from step 4) failed at step 7 on rank 1: ValueError: no route" in text
 
 
 @pytest.mark.parametrize(

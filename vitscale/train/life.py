@@ -75,9 +75,9 @@ class Life:
             most = "" if self._max_failures is None else f" of {self._max_failures}"
             log.warning("%s", how_it_ended(before[-1]))
             log.info(
-                "attempt %d: restart %d%s after a failure, %d in all, on %d ranks from step %d",
-                *(lease.number, len(deaths), most, len(before), self.place.world),
-                committed_step(self.folder),
+                "attempt %d: restart %d of this submission, %d%s after failures; from step %d, ranks: %d",
+                *(lease.number, len(before), len(deaths), most, committed_step(self.folder)),
+                self.place.world,
             )
         return lease.number, self._submission
 

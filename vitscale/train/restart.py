@@ -117,8 +117,11 @@ def how_it_ended(record: AttemptRecord) -> str:
             f"{name} hung: {who_hung(record)}; stacks in {record.stacks[min(record.stacks)].parent}"
         )
     for failure in sorted(record.failures, key=lambda one: one["peer_lost"]):
-        text = f"{failure['type']} on rank {failure['rank']} at step {failure['step']}"
-        return f"{name} failed: {text}: {failure['message'].splitlines()[0][:200]}"
+        first_line = failure["message"].partition("\n")[0]
+        said = f"{failure['type']}: {first_line[:200]}"
+        if failure["peer_lost"]:
+            return f"{name} lost a rank at step {failure['step']} (rank {failure['rank']}: {said})"
+        return f"{name} failed at step {failure['step']} on rank {failure['rank']}: {said}"
     if status := record.end.get("status"):
         return f"{name} {'died' if status == 'failed' else status}"
     return f"{name} was killed at step {max((beat['step'] for beat in record.beats), default=0)}"
