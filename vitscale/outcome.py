@@ -37,6 +37,6 @@ def last_word(folder: Path, since: float, submission: str = "") -> dict[str, Any
         if written < since:
             continue
         word = json.loads(path.read_text(encoding="utf-8"))
-        if word["submission"] == submission:
+        if word.get("submission", "") == submission:
             return {**word, "time": written}
     return None

@@ -6,11 +6,14 @@ running job at any moment, which throws away the steps since the last commit. Th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from vitscale_launch.job import Job
+
+log = logging.getLogger(__name__)
 
 
 def scaling_policy(job: Job, config: Any) -> Any:
@@ -39,8 +42,11 @@ def scaling_policy(job: Job, config: Any) -> Any:
             decision = super().make_decision_for_running_worker_group(
                 worker_group_state, worker_group_status
             )
-            if not isinstance(decision, NoopDecision):
-                note_resize(folder)
+            if isinstance(decision, NoopDecision):
+                return decision
+            if decision.num_workers <= worker_group_state.num_workers:
+                return NoopDecision()  # the ranks hear of a drain themselves, and commit first
+            note_resize(folder)
             return decision
 
     return CommittedScaling(config)
@@ -49,8 +55,16 @@ def scaling_policy(job: Job, config: Any) -> Any:
 def nodes_being_drained() -> Collection[str]:
     """Ids of the nodes that will be taken away; Ray's policy sees them as any other."""
     from ray._private.state import state
+    from ray.exceptions import RayError
 
-    return state.get_draining_nodes() or {}
+    try:
+        return state.get_draining_nodes() or {}
+    except (
+        RayError,
+        RuntimeError,
+    ) as error:  # an error here would end the job; Ray finds out later
+        log.warning("Ray does not say which nodes are drained: %s", error)
+        return {}
 
 
 def largest_fit(worlds: Collection[int], room: int) -> int:
@@ -70,5 +84,7 @@ def note_resize(folder: Path) -> None:
     """Say that the newest attempt ends on purpose, so that it is not counted among the failures."""
     from vitscale.attempts import newest_attempt, note_end
 
-    if number := newest_attempt(folder):
-        note_end(folder, number, "resized")
+    try:
+        note_end(folder, newest_attempt(folder), "resized")
+    except OSError as error:  # nothing but a restart that is counted as a failure
+        log.warning("the end of an attempt could not be noted: %s", error)

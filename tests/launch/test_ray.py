@@ -1,6 +1,5 @@
 """Jobs on a real local Ray with a worker that learns nothing."""
 
-import contextlib
 import json
 import os
 import signal
@@ -8,7 +7,6 @@ import threading
 import time
 from contextlib import contextmanager
 
-import psutil
 import pytest
 
 from vitscale.config.cluster import ClusterProfile
@@ -107,27 +105,6 @@ def test_sigterm_asks_the_workers_to_stop_and_leaves_with_75(recipe, profile):
         reply = run(job)
     assert (reply["status"], reply["exit_code"]) == ("stopped", 75)
     assert (job.folder / "STOP").exists()
-
-
-def test_a_controller_that_dies_ends_the_job_and_its_ranks_with_it(recipe, profile):
-    job = make_job(recipe, profile("wait"))
-    ranks = []
-
-    def kill(notes):
-        ranks.extend(note["pid"] for note in notes)
-        for process in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if "TrainController" in " ".join(process.cmdline()):
-                    process.kill()
-
-    with once_started(job, kill):
-        reply = run(job)
-    assert (reply["status"], reply["exit_code"]) == ("failed", 1)
-    assert "run the same command again" in reply["message"]
-    deadline = time.monotonic() + 60
-    while any(map(psutil.pid_exists, ranks)):
-        assert time.monotonic() < deadline, "ranks were left behind"
-        time.sleep(0.1)
 
 
 def test_restarts_that_are_used_up_end_the_job_as_failed(recipe, profile):

@@ -56,6 +56,7 @@ def nodes_of_one_cpu(count: int, monkeypatch: Any) -> Generator[Nodes]:
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("RAY_health_check_failure_threshold", "3")
     monkeypatch.setenv("RAY_health_check_period_ms", "1000")
+    import ray
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 128 << 20}
@@ -66,4 +67,5 @@ def nodes_of_one_cpu(count: int, monkeypatch: Any) -> Generator[Nodes]:
             nodes.add()
         yield nodes
     finally:
+        ray.shutdown()  # a test that failed may be connected still
         cluster.shutdown()

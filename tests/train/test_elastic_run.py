@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
-LONG = ("train.duration=100000 steps", "checkpoint.every=50 steps", "train.log_every=1 steps")
+LONG = ("train.duration=100000 steps", "checkpoint.every=47 steps", "train.log_every=1 steps")
 
 
 class Submitted:
@@ -77,3 +77,31 @@ def test_a_run_goes_on_with_one_node_and_then_with_two_again(tmp_path, monkeypat
     newest = find_commit(run.folder).manifest
     assert newest.step == run.reply["step"]
     assert audit(run.folder, newest.step, newest.facts["data"]).problems == []
+
+
+@pytest.mark.parametrize("fewest", [2, 1])
+def test_a_drained_node_costs_a_commit_and_the_run_goes_on_where_it_can(
+    tmp_path, monkeypatch, fewest
+):
+    recipe = make_recipe(tmp_path, make_data(tmp_path / "data"), "engine.kind=local", *LONG)
+    with nodes_of_one_cpu(2, monkeypatch) as nodes:
+        profile = ClusterProfile(
+            address=nodes.address, workers=2, workers_min=fewest, max_failures=0
+        )
+        run = Submitted(recipe, profile)
+        run.wait_for_commit()
+        rank_1 = run.folder / "attempts" / "0001" / "rank-00001.json"
+        nodes.drain(nodes.node_of(json.loads(rank_1.read_text())["pid"]), deadline_s=600)
+        if fewest == 1:
+            run.wait_until(lambda: run.worlds() == [2, 1])
+            second = attempts_of(run.folder)[1]
+            assert (
+                second.start["step"] % 47
+            )  # committed because of the notice, not because it was due
+            run.wait_for_commit()
+            (run.folder / "STOP").touch()
+        run.thread.join(180)
+    assert (run.reply["status"], run.reply["exit_code"]) == ("stopped", 75)
+    assert attempts_of(run.folder)[0].end["status"] == "preempted"
+    assert find_commit(run.folder).manifest.step == run.reply["step"]
+    assert sorted(exact_losses(run.folder)) == list(range(1, run.reply["step"] + 1))

@@ -98,9 +98,11 @@ def test_a_run_from_the_start_logs_saves_and_evaluates_when_due():
 def test_every_wait_begins_with_a_beat_that_says_where():
     story = Story(start=2)
     tell(story)
-    assert story.beats[:6] == ["data 2", "step 2", "save 3", "data 3", "step 3", "step 4"]
-    assert story.beats[6:10] == ["evaluate 4", "data 4", "step 4", "step 5"]
-    assert story.beats[10:] == ["data 5", "step 5", "save 6", "evaluate 6"]
+    beats = [beat for beat, _ in itertools.groupby(story.beats)]
+    assert beats[:6] == ["data 2", "step 2", "save 3", "data 3", "step 3", "step 4"]
+    assert beats[6:10] == ["evaluate 4", "data 4", "step 4", "step 5"]
+    assert beats[10:] == ["data 5", "step 5", "save 6", "evaluate 6"]
+    assert story.beats.count("step 2") > 2  # one a micro-batch: a step may be long
 
 
 def test_a_resumed_run_feeds_from_where_it_was():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vitscale.attempts import (
+    AttemptRecord,
     attempt_folder,
     attempts_of,
     committed_step,
@@ -28,7 +29,13 @@ from vitscale.errors import HopelessError, VitscaleError
 from vitscale.outcome import last_word, leave_word, reply
 from vitscale.place import Place
 from vitscale.train.heartbeat import Heartbeat
-from vitscale.train.restart import begin_attempt, failure_of, how_it_ended, twin_failure
+from vitscale.train.restart import (
+    WELL_ENDED,
+    begin_attempt,
+    failure_of,
+    how_it_ended,
+    twin_failure,
+)
 
 log = logging.getLogger(__name__)
 
@@ -65,24 +72,29 @@ class Life:
         """
         texts = {Path(n).name: redact_text(text) for n, text in self.recipe.files.items()}
         texts["config.json"] = redact_text(self.recipe.to_json())
-        before = attempts_of(self.folder, self._submission)
+        before = attempts_of(self.folder)
         lease = begin_attempt(
             self.folder, self._submission, world=self.place.world, job=self._job, files=texts
         )
         write_text_atomically(self.folder / "config.json", texts["config.json"])
-        if before:
-            deaths = [r for r in before if r.end.get("status") not in ("preempted", "resized")]
-            most = "" if self._max_failures is None else f" of {self._max_failures}"
-            log.warning("%s", how_it_ended(before[-1]))
-            log.info(
-                "attempt %d: restart %d of this submission, %d%s after failures; from step %d, ranks: %d",
-                *(lease.number, len(before), len(deaths), most, committed_step(self.folder)),
-                self.place.world,
-            )
+        self._say_what_came_before(lease, before)
         return lease.number, self._submission
 
-    def begin(self, claimed: tuple[int, str]) -> Callable[[int, str], None]:
-        """Every rank's part: say where it runs and start the heartbeat, whose `beat` comes back."""
+    def _say_what_came_before(self, lease: Lease, before: list[AttemptRecord]) -> None:
+        if before and before[-1].end.get("status") not in WELL_ENDED:
+            log.warning("%s", how_it_ended(before[-1]))
+        own = [record for record in before if record.start.get("submission") == self._submission]
+        if own:
+            failed = [r for r in own if r.end.get("status") not in WELL_ENDED]
+            most = "" if self._max_failures is None else f" of {self._max_failures}"
+            log.info(
+                "attempt %d: restart %d of this submission, %d%s after failures; from step %d, ranks: %d",
+                *(lease.number, len(own), len(failed), most, committed_step(self.folder)),
+                self.place.world,
+            )
+
+    def begin(self, claimed: tuple[int, str]) -> tuple[Lease, Callable[[int, str], None]]:
+        """Every rank's part: say where it runs and start the heartbeat; the lease, and `beat(step, phase)`."""
         number, self._submission = claimed
         self._lease = Lease(self.folder, number)
         record = {"rank": self.place.rank, **this_process()}
@@ -90,7 +102,7 @@ class Life:
         path.write_text(json.dumps(record))
         limit = self.recipe.config.health.limit_s
         self._heartbeat = Heartbeat(self._lease, self.place.rank, limit)
-        return self._heartbeat.beat
+        return self._lease, self._heartbeat.beat
 
     def note(self, error: Exception) -> HopelessError | None:
         """Write down what this rank raised; the error to end with if the attempt before failed the same way."""

@@ -75,6 +75,7 @@ def one_step(run: Run, feed, progress: Progress) -> None:
     run.engine.begin(progress.step, [batch.labels for batch in batches])
     lr, losses = run.schedule(progress.step), []
     for index, batch in enumerate(batches):
+        run.beat(progress.step, "step")
         last = index == run.plan.accumulation - 1
         losses.append(run.engine.accumulate(batch.images, batch.labels, last=last))
     run.meters.add(losses, run.engine.step(lr), lr)

@@ -20,7 +20,7 @@ from vitscale.checkpoint.lease import Lease, claim
 from vitscale.errors import HopelessError
 
 _DEATHS_WITHOUT_COMMIT = 3
-_WELL_ENDED = ("finished", "stopped", "preempted", "resized")
+WELL_ENDED = ("finished", "stopped", "preempted", "resized")
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 _PEER_WORDS = re.compile(r"closed by peer|reset by peer|NCCL|gloo|timed out waiting", re.IGNORECASE)
 
@@ -52,7 +52,7 @@ def insist_on_hope(records: Sequence[AttemptRecord], step: int) -> None:
         raise twin
     last = records[-_DEATHS_WITHOUT_COMMIT:]
     if len(last) == _DEATHS_WITHOUT_COMMIT and all(
-        record.end.get("status") not in _WELL_ENDED and record.start.get("step") == step
+        record.end.get("status") not in WELL_ENDED and record.start.get("step") == step
         for record in last
     ):
         raise HopelessError(

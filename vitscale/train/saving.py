@@ -25,7 +25,7 @@ from vitscale.train.progress import Progress
 log = logging.getLogger(__name__)
 
 _FAILED_SAVES_LIMIT = 3
-_MUST_EQUAL = ("engine", "shape", "optimizer")
+_MUST_EQUAL = ("world", "engine", "shape", "optimizer")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 
 from vitscale import __version__
 from vitscale.checkpoint.layout import CHECKPOINTS, step_folders
+from vitscale.checkpoint.lease import Lease
 from vitscale.checkpoint.weights import load_weights
 from vitscale.config.load import Recipe
 from vitscale.config.model import Shape
@@ -55,6 +56,7 @@ class Attempt:
     number: int
     resume: str
     beat: Callable[[int, str], None]
+    lease: Lease
     leaving: Callable[[], list[int]] | None = None
 
     @property

@@ -65,8 +65,10 @@ def _attempt(life: Life, leaving: Callable[[], list[int]] | None) -> dict[str, A
     run_folder(recipe.config)
     ranks = Ranks(place, device, recipe.config.engine.timeout_s)
     try:
-        beat = life.begin(ranks.first(life.claim))
-        attempt = Attempt(recipe, place, device, ranks, life.number, life.resume, beat, leaving)
+        lease, beat = life.begin(ranks.first(life.claim))
+        attempt = Attempt(
+            recipe, place, device, ranks, lease.number, life.resume, beat, lease, leaving
+        )
         run, close = build_run(attempt, found)
         status = "FAILED"
         try:
