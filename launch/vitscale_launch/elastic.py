@@ -18,7 +18,11 @@ log = logging.getLogger(__name__)
 
 def scaling_policy(job: Job, config: Any) -> Any:
     """A policy for `config`, a `ScalingConfig` whose `num_workers` is a pair; it lives in Ray's controller."""
-    from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision
+    from ray.train.v2._internal.execution.scaling_policy import (
+        ElasticScalingPolicy,
+        NoopDecision,
+        ResizeDecision,
+    )
 
     folder, worlds = job.folder, job.worlds
 
@@ -42,7 +46,7 @@ def scaling_policy(job: Job, config: Any) -> Any:
             decision = super().make_decision_for_running_worker_group(
                 worker_group_state, worker_group_status
             )
-            if isinstance(decision, NoopDecision):
+            if not isinstance(decision, ResizeDecision):
                 return decision
             if decision.num_workers <= worker_group_state.num_workers:
                 return NoopDecision()  # the ranks hear of a drain themselves, and commit first
