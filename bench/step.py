@@ -25,7 +25,7 @@ from vitscale.objective import make_objective
 
 BATCH, ROUNDS = 8, 15
 SHAPE = ModelConfig(variant="Ti/16", image_px=112).shape(1000)
-PLAN = Plan(1, BATCH, BATCH, 1, 1000, 100, 0, 1, 1, None)
+PLAN = Plan(1, BATCH, BATCH, 1, 1000, 100, 0, 1, 1, None, None)
 CPU = torch.device("cpu")
 OPTIM = OptimConfig()
 

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.checkpoint.commits import commit
 from tests.ranks import ROOT, run_ranks
-from vitscale.checkpoint.choose import find_commit, newest_good
-from vitscale.checkpoint.commit import clear_debris, commit, keep_newest
+from vitscale.checkpoint.choose import found_commit, newest_good
+from vitscale.checkpoint.commit import clear_debris
 from vitscale.checkpoint.files import ShardReader
-from vitscale.checkpoint.layout import MANIFEST, damage, read_manifest, step_folders
+from vitscale.checkpoint.layout import MANIFEST, STATE, damage, read_manifest, step_folders
+from vitscale.checkpoint.retention import Retention, holding, keep
 from vitscale.engine.collectives import Ranks
 from vitscale.errors import CheckpointError, SaveError
 from vitscale.place import Place
@@ -31,7 +33,7 @@ def facts_of(step, world=1):
 def save(checkpoints: Path, step: int, *, expected_bytes: int = 1) -> Path:
     def write(writer):
         writer.save("state.pt", {"w": torch.full((4,), float(step))})
-        return {"w": [(0, "state.pt", ["w"], 0, 4)]}
+        return [([("w", 0, 0, 4)], {"weight": ("state.pt", ["w"])})]
 
     return commit(checkpoints, facts_of(step), write, ALONE, expected_bytes=expected_bytes)
 
@@ -47,29 +49,56 @@ def newest(checkpoints: Path) -> int | None:
     return found.manifest.step if found else None
 
 
-POINTS = [
-    "after_mkdir",
-    "mid_file",
-    "before_sync",
-    "after_file",
-    "before_manifest",
-    "mid_manifest",
-    "before_rename",
-    "after_rename",
-]
+BOUNDARIES = {  # of the writer, in its order, and the commit that is the newest after a kill there in the second save
+    "after_mkdir": 1,
+    "before_file": 1,
+    "mid_file": 1,
+    "before_sync": 1,
+    "after_file": 1,
+    "after_note": 1,
+    "before_manifest": 1,
+    "mid_manifest": 1,
+    "after_manifest": 1,
+    "before_rename": 1,
+    "after_rename": 2,
+    "after_commit": 2,
+}
 
 
-@pytest.mark.parametrize("name", POINTS)
+def passes_of_one_save(tmp_path: Path, name: str) -> int:
+    """How often a save comes by a point."""
+    from collections import Counter
+
+    from vitscale import faults
+
+    passed: Counter[str] = Counter()
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("commit", "files"):
+            patch.setattr(
+                f"vitscale.checkpoint.{module}.point", lambda point, rank=0: passed.update([point])
+            )
+        save(tmp_path / "counted", 1)
+    assert faults.point  # the original is back
+    return passed[f"checkpoint.{name}"]
+
+
+@pytest.mark.parametrize("name", BOUNDARIES)
 def test_a_kill_anywhere_leaves_the_old_commit_or_the_new_one(tmp_path, name):
-    nth = {"mid_file": 3, "before_sync": 3, "after_file": 3}.get(name, 2)
+    in_one = passes_of_one_save(tmp_path, name)
+    assert in_one > 0
     code = f"from tests.checkpoint.test_commit import save_twice; save_twice({str(tmp_path)!r})"
-    env = {"VITSCALE_ENABLE_FAULTS": "1", "VITSCALE_FAULT": f"checkpoint.{name}@0:{nth}:kill"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | env, check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert newest(tmp_path) == (2 if name == "after_rename" else 1)
-    save(tmp_path, 3)
-    assert newest(tmp_path) == 3
-    assert not list(tmp_path.glob(".tmp-*"))
+    for nth in {in_one + 1, 2 * in_one}:  # the first and the last of the second save
+        env = {"VITSCALE_ENABLE_FAULTS": "1", "VITSCALE_FAULT": f"checkpoint.{name}@0:{nth}:kill"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=os.environ | env, check=False
+        )
+        assert done.returncode == -signal.SIGKILL
+        assert newest(tmp_path) == BOUNDARIES[name]
+        save(tmp_path, 3)
+        assert newest(tmp_path) == 3
+        assert not list(tmp_path.glob(".tmp-*"))
+        for _, folder in step_folders(tmp_path):
+            shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("name", ["mid_file", "before_sync", "before_manifest"])
@@ -102,7 +131,7 @@ def flip(path):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("file", ["state.pt", "weights.json", MANIFEST])
+@pytest.mark.parametrize("file", ["state.pt", STATE, MANIFEST])
 @pytest.mark.parametrize("harm", [truncate, flip, Path.unlink])
 def test_a_damaged_newest_commit_falls_back_to_the_one_before_and_says_why(tmp_path, file, harm):
     save(tmp_path, 1)
@@ -123,8 +152,11 @@ def test_when_all_are_damaged_there_is_none(tmp_path):
 def test_a_folder_without_a_manifest_is_no_checkpoint(tmp_path):
     (tmp_path / "step-00000009").mkdir()
     assert newest(tmp_path) is None
-    with pytest.raises(CheckpointError, match="never committed"):
-        find_commit(tmp_path / "step-00000009")
+    with (
+        pytest.raises(CheckpointError, match="never committed"),
+        found_commit(tmp_path / "step-00000009"),
+    ):
+        raise AssertionError("there is none")
 
 
 def test_a_good_step_is_never_overwritten_and_a_bad_one_is_moved_aside(tmp_path):
@@ -138,17 +170,87 @@ def test_a_good_step_is_never_overwritten_and_a_bad_one_is_moved_aside(tmp_path)
     assert len(list(tmp_path.glob(".bad-step-00000001-*"))) == 1
 
 
+def names(folder):
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
 def test_retention_keeps_the_newest_and_leaves_what_is_no_commit(tmp_path):
     for step in (1, 2, 3):
         save(tmp_path, step)
     (tmp_path / "step-00000099").mkdir()
-    gone = keep_newest(tmp_path, 2)
+    gone = keep(tmp_path, Retention(2))
     assert [path.name for path in gone] == ["step-00000001"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "step-00000002",
-        "step-00000003",
-        "step-00000099",
-    ]
+    assert names(tmp_path) == ["step-00000002", "step-00000003", "step-00000099"]
+
+
+def test_retention_spares_every_so_manieth_for_good(tmp_path):
+    for step in range(1, 8):
+        save(tmp_path, step)
+    keep(tmp_path, Retention(1, every=3))
+    assert names(tmp_path) == ["step-00000003", "step-00000006", "step-00000007"]
+
+
+def test_a_commit_that_is_being_read_stays_until_the_reader_is_done(tmp_path):
+    for step in (1, 2):
+        save(tmp_path, step)
+    with found_commit(tmp_path / "step-00000001"):
+        code = (
+            "from pathlib import Path\n"
+            "from vitscale.checkpoint.retention import Retention, keep\n"
+            f"keep(Path({str(tmp_path)!r}), Retention(1))"
+        )
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+        assert names(tmp_path) == ["step-00000001", "step-00000002"]
+    keep(tmp_path, Retention(1))
+    assert names(tmp_path) == ["step-00000002"]
+    assert not list(tmp_path.glob(".hold-step-00000001"))
+
+
+def test_a_copied_commit_on_storage_that_cannot_be_written_is_read_all_the_same(tmp_path):
+    with holding(Path("/proc/step-00000001")):
+        pass
+
+
+def test_a_disk_that_keeps_other_bytes_than_it_was_given_is_a_save_error(tmp_path, monkeypatch):
+    """Nothing older may go for a commit that cannot be read back."""
+    save(tmp_path, 1)
+
+    def rot(handle):
+        path = Path(f"/proc/self/fd/{handle}").resolve()
+        if path.name == "state.pt":
+            flip(path)
+
+    monkeypatch.setattr("vitscale.checkpoint.files.os.fsync", rot)
+    with pytest.raises(SaveError, match=r"read back after writing, state.pt does not match"):
+        save(tmp_path, 2)
+    assert newest(tmp_path) == 1
+
+
+def test_a_rank_that_leaves_no_note_in_time_is_named(tmp_path):
+    from vitscale.checkpoint.commit import Part, Terms, Writing, make_aside
+
+    aside = make_aside(tmp_path, 1, 1)
+    assert aside is not None
+    place = Place(0, 2)
+    writing = Writing(aside, Terms(tmp_path, facts_of(1, 2), 0.2), Part([], []), place, print)
+    writing.run()
+    assert "rank 1 did not finish within 0.2 s" in str(writing.error)
+    assert newest(tmp_path) is None and not aside.exists()
+
+
+def test_a_run_folder_that_another_attempt_took_is_not_committed_to(tmp_path):
+    from vitscale.checkpoint.commit import Part, Terms, Writing, make_aside
+
+    def insist():
+        raise CheckpointError("the run belongs to attempt 2 now")
+
+    aside = make_aside(tmp_path, 1, 1)
+    assert aside is not None
+    terms = Terms(tmp_path, facts_of(1), 1.0, insist)
+    writing = Writing(aside, terms, Part([], []), Place(), print)
+    writing.run()
+    assert "attempt 2" in str(writing.error)
+    assert newest(tmp_path) is None and not aside.exists()
 
 
 def test_debris_of_an_interrupted_deletion_goes_with_the_next_save(tmp_path):
@@ -184,7 +286,7 @@ def two_ranks_one_fails(checkpoints: str) -> tuple[str, str]:
 
     def write(writer):
         writer.save(f"rank-{rank}.pt", {"w": torch.zeros(4)})
-        return {}
+        return []
 
     heard = ""
     for step in (1, 2, 3):
@@ -199,7 +301,7 @@ def two_ranks_one_fails(checkpoints: str) -> tuple[str, str]:
 
 @pytest.mark.dist
 def test_one_ranks_full_disk_aborts_the_save_on_all_ranks_and_the_next_save_works(tmp_path):
-    fault = {"VITSCALE_ENABLE_FAULTS": "1", "VITSCALE_FAULT": "checkpoint.mid_file@1:2:enospc"}
+    fault = {"VITSCALE_ENABLE_FAULTS": "1", "VITSCALE_FAULT": "checkpoint.before_file@1:2:enospc"}
     function = "tests.checkpoint.test_commit:two_ranks_one_fails"
     for heard, last in run_ranks(2, function, str(tmp_path), **fault):
         assert heard.startswith("2: ") and "rank 1: rank-1.pt: No space left" in heard

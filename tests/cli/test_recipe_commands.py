@@ -115,6 +115,7 @@ def test_diff_of_a_recipe_and_a_saved_config(recipe, capsys, tmp_path):
         "train.batch: 64 -> 128",
         'init.weights: null -> "/w"',
         'init.head: null -> "new"',
+        'init.which: null -> "raw"',
     ]
     assert out_of(capsys, "config", "diff", recipe, recipe) == "no difference\n"
     found = json.loads(out_of(capsys, "config", "diff", recipe, "run/config.json", "--json"))

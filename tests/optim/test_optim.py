@@ -12,7 +12,7 @@ from vitscale.model.build import build_model
 from vitscale.optim.groups import make_optimizer, parameter_groups
 from vitscale.optim.schedule import make_schedule
 
-PLAN = Plan(1, 8, 8, 1, 80, 110, 10, 1, 1, None)
+PLAN = Plan(1, 8, 8, 1, 80, 110, 10, 1, 1, None, None)
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,9 @@ class Story:
     def save(self, progress):
         self.told.append(f"save {progress.step}")
 
+    def finish(self, progress):
+        self.told.append(f"finish {progress.step}")
+
     def asked(self, progress):
         return progress.step == self.stop_at
 
@@ -65,7 +68,7 @@ class Story:
 
 
 def tell(story):
-    plan = Plan(1, 4, 2, 2, 12, 6, 0, 2, 3, 4)
+    plan = Plan(1, 4, 2, 2, 12, 6, 0, 2, 3, None, 4)
     meters = Window(plan, gather=lambda v: [v], flops_per_image=1.0, loader=story, copied_s=float)
     run = Run(plan, story, story, story, float, meters, story, story, story, story.beat)
     return train(run)
@@ -88,6 +91,7 @@ def test_a_run_from_the_start_logs_saves_and_evaluates_when_due():
         "save 6",
         "evaluate",
         "score 6",
+        "finish 6",
     ]
     updates = [line for line in story.told if line.startswith("update")]
     assert updates == [f"update at {float(step)}" for step in range(6)]
@@ -115,13 +119,13 @@ def test_a_resumed_run_feeds_from_where_it_was():
 def test_a_stop_commits_the_step_it_was_asked_at():
     story = Story(stop_at=5)
     assert tell(story) == ("stopped", Progress(6, 5, 20))
-    assert story.told[-2:] == ["log 5", "save 5"]
+    assert story.told[-3:] == ["log 5", "save 5", "finish 5"]
 
 
 def test_a_finished_run_is_evaluated_again_and_trains_nothing():
     story = Story(start=6)
     assert tell(story)[0] == "finished"
-    assert story.told == ["restore", "feed from 24", "evaluate", "score 6"]
+    assert story.told == ["restore", "feed from 24", "evaluate", "score 6", "finish 6"]
 
 
 def test_a_loss_that_is_not_finite_is_never_committed():

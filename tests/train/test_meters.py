@@ -9,7 +9,7 @@ from vitscale.errors import NotFiniteError
 from vitscale.train.meters import Window
 from vitscale.train.progress import Progress
 
-PLAN = Plan(2, 8, 2, 2, 40, 10, 0, 1, 1, None)
+PLAN = Plan(2, 8, 2, 2, 40, 10, 0, 1, 1, None, None)
 
 
 class Feed:

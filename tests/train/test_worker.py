@@ -70,11 +70,11 @@ def test_damage_to_the_newest_commit_costs_only_the_steps_since_the_one_before(
     recipe = make_recipe(tmp_path, data, *LOCAL)
     go(recipe)
     before = exact_losses(recipe.config.folder)
-    newest = recipe.config.folder / "checkpoints" / "step-00000010" / "local" / "state.pt"
+    newest = recipe.config.folder / "checkpoints" / "step-00000010" / "state" / "rank-00000.pt"
     newest.write_bytes(newest.read_bytes()[:-7])
     with caplog.at_level("WARNING"):
         assert go(recipe)["status"] == "finished"
-    assert "step-00000010: local/state.pt has" in caplog.text
+    assert "step-00000010: state/rank-00000.pt has" in caplog.text
     assert exact_losses(recipe.config.folder) == before
     assert steps(recipe) == [10, 8]
 
@@ -86,7 +86,7 @@ def test_never_silently_from_scratch(tmp_path, data, loss):
     checkpoints = recipe.config.folder / "checkpoints"
     if loss == "gone":
         shutil.rmtree(checkpoints)
-    for file in checkpoints.glob("*/local/state.pt"):
+    for file in checkpoints.glob("*/state/*.pt"):
         file.unlink()
     reply = go(recipe)
     assert (reply["status"], reply["exit_code"]) == ("failed", 5)
@@ -106,7 +106,7 @@ def test_resume_must_needs_a_checkpoint_and_never_needs_none(tmp_path, data):
     [
         ("model.width=64", "shape"),
         ("optim.optimizer=sgd", "optimizer"),
-        ("engine.precision=bf16", "engine"),
+        ("engine.precision=bf16", "precision"),
         ("run.seed=7", "seed"),
     ],
 )

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
-from vitscale.checkpoint.commit import Agreement
 from vitscale.checkpoint.layout import CHECKPOINTS, Manifest, damage, read_manifest, step_folders
+from vitscale.checkpoint.retention import holding
 from vitscale.errors import CheckpointError
+from vitscale.place import Place
+
+T = TypeVar("T")
+
+
+class Agreement(Protocol):
+    """How the ranks agree; `vitscale.engine.collectives.Ranks` is one."""
+
+    place: Place
+
+    def gather(self, value: T) -> list[T]: ...
+
+    def first(self, compute: Callable[[], T]) -> T: ...
 
 
 @dataclass(frozen=True)
@@ -42,27 +58,35 @@ def _check(folder: Path, ranks: Agreement) -> list[str]:
     return damage(folder, manifest.files[ranks.place.rank :: ranks.place.world])
 
 
-def find_commit(path: Path) -> Found:
-    """The commit at `path`: a step folder, or a run folder whose newest good commit is taken.
+@contextmanager
+def found_commit(path: Path) -> Generator[Found]:
+    """The commit at `path`, kept from being deleted while it is read.
+
+    `path` is a step folder, or a run folder whose newest good commit is taken.
 
     Raises:
         CheckpointError: nothing there verifies; says what was tried.
     """
     folders = [path] if not (path / CHECKPOINTS).is_dir() else []
     folders += [folder for _, folder in step_folders(path / CHECKPOINTS)]
-    rejected = []
+    rejected: list[str] = []
     for folder in folders:
-        try:
-            manifest = read_manifest(folder)
-        except ValueError as error:
-            rejected.append(f"{folder.name}: {error}")
-            continue
-        problems = damage(folder, manifest.files)
-        if not problems:
-            return Found(folder, manifest)
+        with holding(folder):
+            problems = problems_of(folder)
+            if not problems:
+                yield Found(folder, read_manifest(folder))
+                return
         rejected.append(f"{folder.name}: {'; '.join(problems)}")
     raise CheckpointError(
         "no usable checkpoint" + "".join(f"\n  {line}" for line in rejected) + "\n",
         where=str(path),
         do="Give a run folder or one of its checkpoints/step-... folders.",
     )
+
+
+def problems_of(folder: Path) -> list[str]:
+    """What is wrong with a step folder, every byte read; nothing for a good commit."""
+    try:
+        return damage(folder, read_manifest(folder).files)
+    except ValueError as error:
+        return [str(error)]

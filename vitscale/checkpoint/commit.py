@@ -1,8 +1,9 @@
-"""The commit protocol: write aside, gather hashes, manifest last, one rename.
+"""The commit protocol: write aside, leave notes, manifest last, one rename.
 
 At any moment a kill leaves the previous commit or the new one, never something between: all files are written into
-`.tmp-step-N-XXXX`, synced and hashed by the rank that wrote them; rank 0 writes the manifest, and the rename to
-`step-N` makes the checkpoint exist for readers.
+`.tmp-step-N-XXXX`, synced, hashed and read back by the rank that wrote them, which then leaves a note of them there.
+Rank 0 waits for the notes of all ranks and writes the manifest; the rename to `step-N` makes the checkpoint exist for
+readers. All of it happens on a thread of each rank and without collectives, so that training goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -10,78 +11,72 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
+import time
 import uuid
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from vitscale.checkpoint.files import ShardWriter
 from vitscale.checkpoint.layout import (
     MANIFEST,
+    STATE,
     FileRecord,
     Manifest,
     damage,
     read_manifest,
     step_folder,
-    step_folders,
 )
-from vitscale.durable import sync_folder
+from vitscale.durable import sync_folder, write_text_atomically
 from vitscale.errors import SaveError
 from vitscale.faults import point
 from vitscale.place import Place
 from vitscale.units import human_bytes
 
-T = TypeVar("T")
-WEIGHTS = "weights.json"
-
-Pieces = dict[str, list[Any]]
-
-
-class Agreement(Protocol):
-    """How the ranks agree; `vitscale.engine.collectives.Ranks` is one."""
-
-    place: Place
-
-    def gather(self, value: T) -> list[T]: ...
-
-    def first(self, compute: Callable[[], T]) -> T: ...
+_NOTES = ".notes"
+_LOOK_S = 0.02
+_DO = "The last commit is untouched; the run goes on and tries again at the next save."
 
 
-def commit(
-    checkpoints: Path,
-    facts: dict[str, Any],
-    write: Callable[[ShardWriter], Pieces],
-    ranks: Agreement,
-    *,
-    expected_bytes: int,
-) -> Path:
-    """Commit one checkpoint; all ranks call this together.
+@dataclass(frozen=True)
+class Part:
+    """What one rank contributes: (name, record) of its files, and where its tensors lie in them (JSON)."""
+
+    files: list[tuple[str, object]]
+    stored: list[Any]
+    refusal: str = ""
+    """Why this rank must not be committed; its files are then not written."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On which terms a commit is made.
 
     Args:
         checkpoints: the run's `checkpoints` folder, on storage all ranks share.
-        facts: of the run, JSON; `step` names the folder, `shapes` lists every weight's shape.
-        write: writes this rank's files and returns where its parts of the weights lie.
-        ranks: how the ranks agree.
-        expected_bytes: free space that is needed on the storage.
+        facts: of the run, JSON; `step` names the folder.
+        timeout_s: how long rank 0 waits for the notes of other ranks once its own is there.
+        insist: called by rank 0 right before the rename; raises if the run folder is no longer ours.
+    """
 
-    Returns:
-        The folder of the commit. One that exists already and verifies is left as it is.
+    checkpoints: Path
+    facts: dict[str, Any]
+    timeout_s: float
+    insist: Callable[[], None] = lambda: None
+
+    @property
+    def step(self) -> int:
+        return self.facts["step"]
+
+
+def make_aside(checkpoints: Path, step: int, expected_bytes: int) -> Path | None:
+    """A fresh folder for the files, or None if this step is committed already; rank 0 calls it.
 
     Raises:
-        SaveError: on every rank, if any rank could not write; the debris is removed.
+        SaveError: there is no space, or the storage does not work.
     """
-    step = facts["step"]
-    aside = ranks.first(lambda: _make_aside(checkpoints, step, expected_bytes))
-    if aside is None:
-        return step_folder(checkpoints, step)
-    writer = ShardWriter(Path(aside), ranks.place.rank)
-    pieces = write(writer)
-    outcomes = ranks.gather((writer.files, writer.error, pieces))
-    return Path(ranks.first(lambda: _finish(Path(aside), checkpoints, facts, outcomes)))
-
-
-def _make_aside(checkpoints: Path, step: int, expected_bytes: int) -> str | None:
-    """A fresh folder for the files, or None if this step is committed already."""
     try:
         checkpoints.mkdir(parents=True, exist_ok=True)
         clear_debris(checkpoints)
@@ -96,11 +91,123 @@ def _make_aside(checkpoints: Path, step: int, expected_bytes: int) -> str | None
                 do="Free some space; the run goes on and tries again at the next save.",
             )
         aside = checkpoints / f".tmp-step-{step:08d}-{uuid.uuid4().hex[:8]}"
-        aside.mkdir()
+        (aside / _NOTES).mkdir(parents=True)
         point("checkpoint.after_mkdir")
-        return str(aside)
+        return aside
     except OSError as error:
         raise _save_error(checkpoints, str(error)) from error
+
+
+class Writing(threading.Thread):
+    """Writes one rank's part of one checkpoint; on rank 0 it also commits.
+
+    After it has ended, `error` is None or why there is no commit; other ranks than 0 know of their own part only.
+    `settled` is called on rank 0 with the folder of the commit and the seconds it took.
+    """
+
+    def __init__(
+        self,
+        aside: Path,
+        terms: Terms,
+        part: Part,
+        place: Place,
+        settled: Callable[[Path, float], None],
+    ) -> None:
+        super().__init__(name="vitscale-checkpoint", daemon=True)
+        self._aside, self._terms, self._part, self._place = aside, terms, part, place
+        self._settled = settled
+        self.step = terms.step
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        """The thread; raises nothing."""
+        began = time.perf_counter()
+        try:
+            leave_note(self._aside, self._part, self._place.rank)
+            if self._place.is_first:
+                notes = _await_notes(self._aside, self._place.world, self._terms)
+                folder = _publish(self._aside, self._terms, notes)
+                self._settled(folder, time.perf_counter() - began)
+        except OSError as error:
+            self.error = _save_error(self._terms.checkpoints, str(error))
+        except Exception as error:  # whoever asked for the commit raises it
+            self.error = error
+        if self.error is not None and self._place.is_first:
+            shutil.rmtree(self._aside, ignore_errors=True)
+
+
+def leave_note(aside: Path, part: Part, rank: int) -> None:
+    """Write the files of `part`, then the note that says so or what went wrong."""
+    writer = ShardWriter(aside, rank)
+    if not part.refusal:
+        for name, record in part.files:
+            writer.save(name, record)
+    note = {
+        "files": [asdict(file) for file in writer.files],
+        "stored": part.stored,
+        "error": part.refusal or writer.error,
+    }
+    write_text_atomically(aside / _NOTES / f"{rank:05d}.json", json.dumps(note))
+    point("checkpoint.after_note", rank)
+
+
+def _await_notes(aside: Path, world: int, terms: Terms) -> list[dict[str, Any]]:
+    """The notes of all ranks.
+
+    Raises:
+        SaveError: a rank left none in time, or says that it could not write.
+    """
+    deadline = time.monotonic() + terms.timeout_s
+    paths = [aside / _NOTES / f"{rank:05d}.json" for rank in range(world)]
+    while missing := [rank for rank, path in enumerate(paths) if not path.exists()]:
+        if time.monotonic() > deadline:
+            ranks = ", ".join(map(str, missing))
+            raise _save_error(
+                terms.checkpoints, f"rank {ranks} did not finish within {terms.timeout_s:g} s"
+            )
+        time.sleep(_LOOK_S)
+    notes = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    errors = [f"rank {rank}: {n['error']}" for rank, n in enumerate(notes) if n["error"]]
+    if errors:
+        raise _save_error(terms.checkpoints, "; ".join(errors))
+    return notes
+
+
+def _publish(aside: Path, terms: Terms, notes: list[dict[str, Any]]) -> Path:
+    """State map, manifest, syncs, rename; the folder of the commit."""
+    files = [FileRecord(**file) for note in notes for file in note["files"]]
+    files.append(_write_state_map(aside, [each for note in notes for each in note["stored"]]))
+    shutil.rmtree(aside / _NOTES)
+    _write_manifest(aside, Manifest(terms.facts, tuple(files)))
+    for folder in {aside, *((aside / file.name).parent for file in files)}:
+        sync_folder(folder)
+    point("checkpoint.before_rename")
+    terms.insist()
+    folder = step_folder(terms.checkpoints, terms.step)
+    aside.rename(folder)
+    point("checkpoint.after_rename")
+    sync_folder(terms.checkpoints)
+    point("checkpoint.after_commit")
+    return folder
+
+
+def _write_state_map(aside: Path, stored: list[Any]) -> FileRecord:
+    """`state.json`: where each stretch of each tensor lies, so any tool can put them together."""
+    writer = ShardWriter(aside, 0)
+    writer.save(STATE, json.dumps(stored))
+    if writer.error:
+        raise OSError(writer.error)
+    return writer.files[0]
+
+
+def _write_manifest(aside: Path, manifest: Manifest) -> None:
+    point("checkpoint.before_manifest")
+    with (aside / MANIFEST).open("x", encoding="utf-8") as file:
+        file.write(manifest.to_json())
+        file.flush()
+        point("checkpoint.mid_manifest")
+        os.fsync(file.fileno())
+    point("checkpoint.after_manifest")
 
 
 def _is_committed(folder: Path) -> bool:
@@ -116,56 +223,6 @@ def _is_committed(folder: Path) -> bool:
     return False
 
 
-def _finish(
-    aside: Path,
-    checkpoints: Path,
-    facts: dict[str, Any],
-    outcomes: list[tuple[list[FileRecord], str, Pieces]],
-) -> str:
-    """Rank 0's part: insist that every rank wrote, then manifest, rename, sync."""
-    errors = [f"rank {rank}: {error}" for rank, (_, error, _) in enumerate(outcomes) if error]
-    if errors:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise _save_error(checkpoints, "; ".join(errors))
-    try:
-        files = [file for written, _, _ in outcomes for file in written]
-        files.append(_write_weights_map(aside, [pieces for _, _, pieces in outcomes]))
-        _write_manifest(aside, Manifest(facts, tuple(files)))
-        for folder in {(aside / file.name).parent for file in files}:
-            sync_folder(folder)
-        point("checkpoint.before_rename")
-        target = step_folder(checkpoints, facts["step"])
-        aside.rename(target)
-        point("checkpoint.after_rename")
-        sync_folder(checkpoints)
-        return str(target)
-    except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise _save_error(checkpoints, str(error)) from error
-
-
-def _write_weights_map(aside: Path, parts: list[Pieces]) -> FileRecord:
-    """`weights.json`: for every weight its pieces in order, so any tool can put it together."""
-    whole: Pieces = {}
-    for part in parts:
-        for name, pieces in part.items():
-            whole.setdefault(name, []).extend(pieces)
-    writer = ShardWriter(aside, 0)
-    writer.save(WEIGHTS, json.dumps({name: sorted(pieces) for name, pieces in whole.items()}))
-    if writer.error:
-        raise OSError(writer.error)
-    return writer.files[0]
-
-
-def _write_manifest(aside: Path, manifest: Manifest) -> None:
-    point("checkpoint.before_manifest")
-    with (aside / MANIFEST).open("x", encoding="utf-8") as file:
-        file.write(manifest.to_json())
-        file.flush()
-        point("checkpoint.mid_manifest")
-        os.fsync(file.fileno())
-
-
 def clear_debris(checkpoints: Path) -> None:
     """Remove what an interrupted save or deletion left behind."""
     for pattern in (".tmp-step-*", ".trash-step-*"):
@@ -173,33 +230,5 @@ def clear_debris(checkpoints: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def keep_newest(checkpoints: Path, keep: int) -> list[Path]:
-    """Delete all but the newest `keep` commits, each renamed first so none is ever half there.
-
-    Returns:
-        What was deleted. Folders that are no commits are left alone: they may be evidence.
-    """
-    commits = [(step, path) for step, path in step_folders(checkpoints) if _has_manifest(path)]
-    gone = []
-    for _, folder in commits[keep:]:
-        trash = folder.with_name(f".trash-{folder.name}-{uuid.uuid4().hex[:8]}")
-        folder.rename(trash)
-        shutil.rmtree(trash, ignore_errors=True)
-        gone.append(folder)
-    return gone
-
-
-def _has_manifest(folder: Path) -> bool:
-    try:
-        read_manifest(folder)
-    except ValueError:
-        return False
-    return True
-
-
 def _save_error(checkpoints: Path, text: str) -> SaveError:
-    return SaveError(
-        f"the checkpoint was not committed: {text}",
-        where=str(checkpoints),
-        do="The last commit is untouched; the run goes on and tries again at the next save.",
-    )
+    return SaveError(f"the checkpoint was not committed: {text}", where=str(checkpoints), do=_DO)

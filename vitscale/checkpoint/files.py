@@ -6,12 +6,13 @@ import hashlib
 import io
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vitscale.checkpoint.layout import FileRecord
+from vitscale.checkpoint.layout import FileRecord, damage
 from vitscale.errors import CheckpointError
 from vitscale.faults import point
 
@@ -48,15 +49,27 @@ class ShardWriter:
     def _write(self, name: str, record: object) -> FileRecord:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
+        point("checkpoint.before_file", self.rank)
         with path.open("xb") as raw:
-            point("checkpoint.mid_file", self.rank)
-            sealed = _HashingFile(raw)
+            sealed = _HashingFile(raw, self.rank)
             _serialise(record, sealed)
             raw.flush()
             point("checkpoint.before_sync", self.rank)
             os.fsync(raw.fileno())
         point("checkpoint.after_file", self.rank)
-        return FileRecord(name, sealed.size, sealed.digest.hexdigest())
+        written = FileRecord(name, sealed.size, sealed.digest.hexdigest())
+        _read_back(path, written)
+        return written
+
+
+def _read_back(path: Path, written: FileRecord) -> None:
+    """Insist that the disk holds what was written, since older commits may go once this one stands."""
+    with path.open("rb") as file:
+        # Out of the page cache, so that the bytes come from the disk; tmpfs and others may ignore it.
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    problems = damage(path.parent, [replace(written, name=path.name)])
+    if problems:
+        raise OSError(f"read back after writing, {problems[0]}")
 
 
 class ShardReader:
@@ -87,14 +100,15 @@ class ShardReader:
 class _HashingFile(io.RawIOBase):
     """A file that only grows, with the SHA-256 of what went through."""
 
-    def __init__(self, raw: Any) -> None:
-        self.raw, self.digest, self.size = raw, hashlib.sha256(), 0
+    def __init__(self, raw: Any, rank: int) -> None:
+        self.raw, self.rank, self.digest, self.size = raw, rank, hashlib.sha256(), 0
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
         self.raw.write(data)
+        point("checkpoint.mid_file", self.rank)
         self.digest.update(data)
         self.size += len(data)
         return len(data)

@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "MANIFEST.json"
+STATE = "state.json"
 CHECKPOINTS = "checkpoints"
 _STEP = re.compile(r"^step-(\d{8,})$")
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,19 @@ class Manifest:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
 
+    @property
+    def body(self) -> dict[str, Any]:
+        files = [asdict(file) for file in self.files]
+        return {"format": FORMAT, "facts": self.facts, "files": files}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the manifest says, and so of every byte of the commit."""
+        return _digest(self.body)
+
     def to_json(self) -> str:
-        body = {
-            "format": FORMAT,
-            "facts": self.facts,
-            "files": [asdict(file) for file in self.files],
-        }
-        return json.dumps({"sha256": _digest(body), "body": body}, indent=1, sort_keys=True) + "\n"
+        record = {"sha256": self.digest, "body": self.body}
+        return json.dumps(record, indent=1, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -123,11 +129,8 @@ def _damage_of(path: Path, file: FileRecord, deep: bool) -> str:
 
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(body: dict[str, Any]) -> str:

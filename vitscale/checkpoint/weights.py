@@ -1,24 +1,24 @@
-"""Read the float32 weights of any commit, whatever engine and ZeRO stage wrote it, on one process.
-
-`weights.json` says for each weight in which files its pieces lie, so neither DeepSpeed nor the original number of
-ranks is needed.
-"""
+"""Read the float32 weights of any commit or export on one process."""
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vitscale.checkpoint.choose import find_commit
-from vitscale.checkpoint.commit import WEIGHTS
-from vitscale.checkpoint.files import ShardReader
+from vitscale.checkpoint.choose import found_commit
+from vitscale.checkpoint.export import METADATA, SUFFIX, export
+from vitscale.checkpoint.state import StateReader, whole
 from vitscale.config.model import Shape
-from vitscale.errors import CheckpointError
+from vitscale.errors import CheckpointError, ConfigError
+from vitscale.units import human_bytes
+
+KINDS = {"raw": "weight", "ema": "ema"}
 
 
 @dataclass(frozen=True)
@@ -31,43 +31,109 @@ class Weights:
     path: Path
 
 
-def load_weights(path: str | Path) -> Weights:
-    """Put the weights of the commit at `path` (a step or run folder) together.
+def load_weights(path: str | Path, which: str = "raw") -> Weights:
+    """Put the weights at `path` together: a step or run folder, or a file of `vitscale checkpoint export`.
+
+    Args:
+        path: where they are.
+        which: "raw", or "ema" for their exponential moving average.
 
     Raises:
-        CheckpointError: no commit there verifies, or a weight is incomplete.
+        CheckpointError: nothing there verifies, a weight is incomplete, or there is no average.
     """
-    found = find_commit(Path(path))
-    reader = ShardReader(found.folder)
-    pieces = json.loads((found.folder / WEIGHTS).read_text(encoding="utf-8"))
-    files: dict[str, Any] = {}
-    tensors = {}
-    for name, size in found.manifest.facts["shapes"].items():
-        flat = _assemble(name, torch.Size(size).numel(), pieces.get(name, []), reader, files)
-        tensors[name] = flat.reshape(size)
-    shape = Shape.from_json(found.manifest.facts["shape"])
-    return Weights(shape, tensors, found.manifest.step, found.folder)
+    if Path(path).suffix == SUFFIX:
+        return _exported(Path(path), which)
+    with found_commit(Path(path)) as found:
+        facts, reader = found.manifest.facts, StateReader(found.folder)
+        insist_on_kind(reader, which)
+        tensors = whole(reader, KINDS[which], facts["shapes"])
+        return Weights(Shape.from_json(facts["shape"]), tensors, found.manifest.step, found.folder)
 
 
-def _assemble(
-    name: str, numel: int, pieces: list[Any], reader: ShardReader, files: dict[str, Any]
-) -> Tensor:
-    flat = torch.empty(numel)
-    filled = 0
-    for at, file, keys, start, length in pieces:
-        if at != filled:
-            break
-        if file not in files:
-            files[file] = reader.load(file)
-        source = files[file]
-        for key in keys:
-            source = source[key]
-        flat[at : at + length] = source.detach().reshape(-1)[start : start + length].float()
-        filled += length
-    if filled != numel:
-        raise CheckpointError(
-            f"weight {name} is incomplete: {filled} of {numel} values",
-            where=str(reader.folder),
-            do="Take another commit of the run.",
+def export_weights(path: Path, to: Path, which: str, dtype: str) -> dict[str, Any]:
+    """Write the weights of the commit at `path` into the new safetensors file `to`, streaming.
+
+    Args:
+        path: a step or run folder.
+        to: the file; its metadata say shape, step and run, so `load_weights` reads it back.
+        which: "raw" or "ema".
+        dtype: "fp32" or "bf16".
+
+    Returns:
+        What was written where, for people and programs.
+
+    Raises:
+        CheckpointError: nothing at `path` verifies, or there is no average.
+        ConfigError: the file exists, has another ending, or cannot be written.
+    """
+    _insist_on_new(to)
+    with found_commit(path) as found:
+        facts, reader = found.manifest.facts, StateReader(found.folder)
+        insist_on_kind(reader, which)
+        record = {name: facts[name] for name in ("run", "step", "images", "shape")}
+        record |= {"weights": which, "commit": found.manifest.digest}
+        try:
+            size = export(reader, KINDS[which], facts, to, dtype=dtype, record=record)
+        except OSError as error:
+            raise ConfigError(
+                f"the export cannot be written: {error.strerror or error}",
+                where="--to",
+                given=to,
+                do="Free some space, or choose another folder.",
+            ) from error
+        return {
+            "from": str(found.folder),
+            "to": str(to),
+            "weights": which,
+            "dtype": dtype,
+            "step": facts["step"],
+            "tensors": len(facts["shapes"]),
+            "parameters": sum(map(math.prod, facts["shapes"].values())),
+            "size": human_bytes(size),
+        }
+
+
+def _insist_on_new(to: Path) -> None:
+    if to.suffix != SUFFIX:
+        raise ConfigError(
+            "a safetensors file is written", where="--to", given=to, do=f"End it in {SUFFIX}."
         )
-    return flat
+    if to.exists():
+        raise ConfigError("the file exists", where="--to", given=to, do="Choose another name.")
+
+
+def insist_on_kind(reader: StateReader, which: str) -> None:
+    """Raise if the commit lacks the weights called `which`.
+
+    Raises:
+        CheckpointError: the run kept no average.
+    """
+    if not reader.has(KINDS[which]):
+        raise CheckpointError(
+            "the checkpoint holds no moving average of the weights",
+            where=str(reader.folder),
+            do='Take the weights themselves ("raw"), or train with optim.ema set.',
+        )
+
+
+def _exported(path: Path, which: str) -> Weights:
+    """What `export` wrote; `which` must be what was exported."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            record = json.loads((file.metadata() or {}).get(METADATA, "null"))
+            if record is None:
+                raise _unreadable(path, "it was not written by vitscale checkpoint export")
+            if record["weights"] != which:
+                raise _unreadable(path, f"it holds the {record['weights']} weights, not {which}")
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise _unreadable(path, str(error)) from error
+    return Weights(Shape.from_json(record["shape"]), tensors, record["step"], path)
+
+
+def _unreadable(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"cannot be used: {why}",
+        where=str(path),
+        do="Give a run folder, a step folder, or a file written by vitscale checkpoint export.",
+    )

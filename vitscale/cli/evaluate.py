@@ -10,7 +10,9 @@ from vitscale.cli.arguments import add_json, print_json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """CHECKPOINT, --on, where the images are, and what to do with the scores."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a step folder or a run folder")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a step folder, a run folder or an exported file"
+    )
     parser.add_argument("--on", required=True, choices=("held-out", "fewshot"), help="the protocol")
     parser.add_argument(
         "--data", metavar="DIR", help="shards to score on (default: the run's data.held_out)"
@@ -19,6 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--train",
         metavar="DIR",
         help="fewshot: shards to draw from (default: the run's data.train)",
+    )
+    parser.add_argument(
+        "--weights", choices=("raw", "ema"), default="raw", help="as trained, or their average"
     )
     parser.add_argument("--batch", type=int, default=256, help="images per forward pass")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -41,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
             batch=arguments.batch,
             device=arguments.device,
             precision=arguments.precision,
+            which=arguments.weights,
         )
     )
     if arguments.out:

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="weights",
         metavar="CHECKPOINT",
-        help="a step folder or a run folder; sets init.weights",
+        help="a step folder, a run folder or an exported file; sets init.weights",
     )
     parser.add_argument(
         "--on", metavar="PROFILE", help="submit to this cluster profile (such as local) instead"
@@ -50,7 +50,7 @@ def finetune_recipe(path: str, overrides: list[str], weights: str | None) -> Rec
     """
     chosen = [] if weights is None else [f"init.weights={json.dumps(weights)}"]
     recipe = load_recipe(path, [*overrides, *chosen])
-    if recipe.config.init is None:
+    if recipe.config.init is None or recipe.config.init.weights is None:
         raise ConfigError(
             "no checkpoint to start from",
             where="init.weights",

@@ -15,7 +15,14 @@ from vitscale.config.run import SCHEMA_VERSION, RunConfig, conflicts
 from vitscale.config.source import absolute_paths
 from vitscale.errors import ConfigError, nearest
 
-_PATHS = ("run.home", "data.train", "data.held_out", "data.cache", "init.weights")
+_PATHS = (
+    "run.home",
+    "data.train",
+    "data.held_out",
+    "data.cache",
+    "init.weights",
+    "init.checkpoint",
+)
 
 
 @dataclass(frozen=True)

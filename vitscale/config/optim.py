@@ -41,6 +41,14 @@ class OptimConfig(Section):
     warmup: DurationField = Duration(0, "steps")
     """Linear warmup from zero."""
 
+    ema: Annotated[float, Field(gt=0, lt=1)] | Literal["off"] = "off"
+    """Decay of the exponential moving average of the weights, kept in parts on all ranks; "off" keeps none."""
+
+    @property
+    def ema_decay(self) -> float | None:
+        """The decay in force; None without an average."""
+        return None if self.ema == "off" else self.ema
+
     @property
     def largest_norm(self) -> float:
         """The norm gradients are clipped to; infinite where they are not."""

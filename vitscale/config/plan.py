@@ -22,6 +22,7 @@ class Plan:
     warmup_steps: int
     log_every: int
     save_every: int
+    keep_every: int | None
     evaluate_every: int | None
 
     @property
@@ -52,6 +53,10 @@ def make_plan(config: RunConfig, *, world: int, epoch_images: int) -> Plan:
     batch = config.train.batch
     accumulation = _accumulation(config, world)
     total = _steps("train.duration", config.train.duration, batch, epoch_images, None)
+
+    def every(key: str, duration: Duration | None) -> int | None:
+        return _steps(key, duration, batch, epoch_images, total) if duration else None
+
     return Plan(
         world=world,
         batch=batch,
@@ -62,9 +67,8 @@ def make_plan(config: RunConfig, *, world: int, epoch_images: int) -> Plan:
         warmup_steps=_warmup(config.optim.warmup, batch, epoch_images, total),
         log_every=_steps("train.log_every", config.train.log_every, batch, epoch_images, total),
         save_every=_steps("checkpoint.every", config.checkpoint.every, batch, epoch_images, total),
-        evaluate_every=_steps("evaluate.every", config.evaluate.every, batch, epoch_images, total)
-        if config.evaluate.every
-        else None,
+        keep_every=every("checkpoint.keep_every", config.checkpoint.keep_every),
+        evaluate_every=every("evaluate.every", config.evaluate.every),
     )
 
 

@@ -79,6 +79,10 @@ def _impossible_values(config: RunConfig) -> Iterator[tuple[str, str]]:
             "train.micro_batch",
             f"batch {config.train.batch} is no multiple of micro_batch {config.train.micro_batch}",
         )
+    if config.init is not None and (config.init.weights is None) == (
+        config.init.checkpoint is None
+    ):
+        yield "init", "wants either weights or checkpoint"
     if config.evaluate.every is not None and config.data.held_out is None:
         yield (
             "evaluate.every",
@@ -100,6 +104,9 @@ def _idle_settings(config: RunConfig) -> Iterator[tuple[str, str]]:
             yield f"data.{name}", "has no effect: all shards are on local disks"
     if not any(source.shards.startswith("pipe:") for source in sources_of(config)):
         yield "data.allow_pipe", "has no effect: no source is a pipe: command"
+    if config.init is not None and config.init.checkpoint is not None:
+        for name in ("head", "which"):
+            yield f"init.{name}", "has no effect with init.checkpoint: all of its state is taken"
     if config.data.crop != "inception":
         yield "data.crop_area", f'has no effect with data.crop = "{config.data.crop}": remove it'
 
@@ -126,5 +133,7 @@ def _durations(config: RunConfig):
     yield "train.log_every", config.train.log_every
     yield "optim.warmup", config.optim.warmup
     yield "checkpoint.every", config.checkpoint.every
+    if config.checkpoint.keep_every is not None:
+        yield "checkpoint.keep_every", config.checkpoint.keep_every
     if config.evaluate.every is not None:
         yield "evaluate.every", config.evaluate.every

@@ -46,13 +46,19 @@ class TrainConfig(Section):
 
 
 class InitConfig(Section):
-    """Where a fine-tuning starts from; without it weights are drawn at random."""
+    """Where a run starts from that has no commit of its own; without it weights are drawn at random."""
 
-    weights: str
-    """A committed checkpoint (step folder) or a run folder, whose newest good checkpoint is taken."""
+    weights: str | None = None
+    """Weights of a committed checkpoint: a step folder, a run folder (its newest good one), or an exported file."""
+
+    checkpoint: str | None = None
+    """A checkpoint to go on from with all of its state, as if it were the run's own."""
 
     head: Literal["new", "keep"] = "new"
     """A new zero-initialised classifier, or the checkpoint's own."""
+
+    which: Literal["raw", "ema"] = "raw"
+    """The weights as trained, or their exponential moving average."""
 
 
 class CheckpointConfig(Section):
@@ -63,6 +69,12 @@ class CheckpointConfig(Section):
 
     keep: int = Field(default=2, ge=1)
     """Newest commits that are kept; older ones go after a newer commit."""
+
+    keep_every: DurationField | None = None
+    """Commits at multiples of this are kept for good; a multiple of `every`."""
+
+    background: bool = True
+    """Write on a thread while training goes on, from a copy in host memory; false waits for every commit."""
 
 
 class EvaluateConfig(Section):

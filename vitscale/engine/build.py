@@ -16,7 +16,7 @@ from vitscale.data.device import Normaliser
 from vitscale.engine.local import LocalEngine
 from vitscale.engine.precision import DTYPES
 from vitscale.engine.randomness import seed_step
-from vitscale.engine.shards import Piece, Reader, Writer
+from vitscale.engine.state import RankState, Source, Stored, Writer
 from vitscale.engine.zero import ZeroEngine
 from vitscale.faults import point
 from vitscale.model.vit import ViT
@@ -29,6 +29,7 @@ class StepEngine(Protocol):
 
     device: torch.device
     normalise: Normaliser
+    state: RankState
     scale: Tensor
     """[] float32: what the loss of a micro-batch is multiplied by, set before each step."""
 
@@ -39,9 +40,9 @@ class StepEngine(Protocol):
 
     def step(self, lr: float) -> Tensor: ...
 
-    def save(self, writer: Writer, rank: int) -> dict[str, list[Piece]]: ...
+    def save(self, writer: Writer, rank: int) -> list[Stored]: ...
 
-    def load(self, reader: Reader, rank: int) -> None: ...
+    def load(self, source: Source, updates: int) -> bool: ...
 
     def close(self) -> None: ...
 

@@ -10,12 +10,10 @@ from torch import Tensor, nn
 
 from vitscale.config.optim import OptimConfig
 from vitscale.data.device import Normaliser
-from vitscale.engine.shards import Piece, Reader, Writer, whole_pieces
+from vitscale.engine.state import RankState, Source, Stored, Writer, whole_partitions, write_share
 from vitscale.model.vit import ViT
 from vitscale.objective import Objective
 from vitscale.optim.groups import make_optimizer, parameter_groups
-
-_FILE = "local/state.pt"
 
 
 class LocalEngine:
@@ -41,6 +39,8 @@ class LocalEngine:
         self.scale = torch.ones((), device=device)
         self.accumulation, self.world = accumulation, world
         self.optimizer = make_optimizer(optim, self._groups(optim))
+        partitions = whole_partitions(iter(self.masters.items()))
+        self.state = RankState(partitions, self.optimizer, self._publish, optim.ema_decay)
 
     def _groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         """The model's parameter groups, with masters in the place of parameters."""
@@ -71,6 +71,7 @@ class LocalEngine:
                 group["lr"] = lr
             self.optimizer.step()
             self._publish()
+            self.state.stepped()
         return norm
 
     def _average_gradients(self) -> None:
@@ -86,22 +87,13 @@ class LocalEngine:
         for master, parameter in zip(self.masters.values(), self.model.parameters(), strict=True):
             parameter.copy_(master)
 
-    def save(self, writer: Writer, rank: int) -> dict[str, list[Piece]]:
-        """Write the whole state from rank 0; where each weight lies."""
-        if rank != 0:
-            return {}
-        writer.save(_FILE, {"weights": self.masters, "optimizer": self.optimizer.state_dict()})
-        sizes = [(name, master.numel()) for name, master in self.masters.items()]
-        return whole_pieces(sizes, _FILE, ["weights"])
+    def save(self, writer: Writer, rank: int) -> list[Stored]:
+        """Write this rank's share of the state; where each part of it lies."""
+        return write_share(self.state, writer, rank, self.world)
 
-    @torch.no_grad()
-    def load(self, reader: Reader, rank: int) -> None:
-        """Take back what `save` wrote; every rank reads the same file."""
-        state = reader.load(_FILE)
-        for name, master in self.masters.items():
-            master.copy_(state["weights"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self._publish()
+    def load(self, source: Source, updates: int) -> bool:
+        """Take back the state after `updates` updates; whether the checkpoint had an average."""
+        return self.state.load(source, updates)
 
     def close(self) -> None:
         """Nothing to end."""

@@ -6,6 +6,8 @@ import logging
 import math
 import os
 import warnings
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,28 @@ from vitscale.config.plan import Plan
 from vitscale.data.device import Normaliser
 from vitscale.engine.collectives import join_alone
 from vitscale.engine.precision import DTYPES
-from vitscale.engine.shards import Piece, Reader, Writer, whole_pieces
+from vitscale.engine.state import (
+    EMA,
+    WEIGHT,
+    Partition,
+    RankState,
+    Source,
+    Span,
+    Stored,
+    Writer,
+    whole_partitions,
+    write_share,
+)
 from vitscale.errors import ResourceError
 from vitscale.model.vit import ViT
 from vitscale.objective import Objective
 from vitscale.optim.groups import make_optimizer, parameter_groups
+from vitscale.optim.moments import moments_of
 
 TAG = "deepspeed"
+# Under which keys DeepSpeed's optimizer files hold the float32 weights and torch's state of stages 1 and 2, and of 3.
+_KEYS_1_2 = ("single_partition_of_fp32_groups", "base_optimizer_state")
+_KEYS_3 = ("fp32_flat_groups", "optimizer_state_dict")
 
 
 class ZeroEngine:
@@ -59,6 +76,9 @@ class ZeroEngine:
         )
         if self.stage == 0 and not self.plain:
             _forget_warm_up_step(self.engine.optimizer.optimizer)
+        self.state = RankState(
+            self._partitions(), self._base_optimizer(), self._publish, optim.ema_decay
+        )
         self._shards = _Shards()
         self.engine.checkpoint_engine = _adapter(self._shards)
         # It copies scripts beside the shards; on a full disk that would fail on rank 0 alone, inside a collective.
@@ -86,6 +106,7 @@ class ZeroEngine:
         self.engine.step()
         if not self.engine.was_step_applied():  # its norm may then be that of the step before
             return torch.tensor(math.nan, device=self.device)
+        self.state.stepped()
         return torch.as_tensor(self.engine.get_global_grad_norm(), device=self.device)
 
     def _plain_step(self) -> Tensor:
@@ -94,75 +115,82 @@ class ZeroEngine:
         norm = nn.utils.clip_grad_norm_(parameters, self.largest_norm)
         if torch.isfinite(norm):
             self.engine.step()
+            self.state.stepped()
         self.engine.zero_grad()
         return norm.detach()
 
-    def save(self, writer: Writer, rank: int) -> dict[str, list[Piece]]:
-        """Write this rank's shards through `writer`; where this rank's parts of each weight lie."""
+    def save(self, writer: Writer, rank: int) -> list[Stored]:
+        """Hand this rank's part of the state to `writer`; where each part of it lies.
+
+        Stages 1 to 3 write DeepSpeed's own files, which its tools read too.
+        """
+        if self.stage == 0:
+            return write_share(self.state, writer, rank, self.engine.world_size)
         self._shards.writer = writer
         self.engine.save_checkpoint(str(writer.folder), tag=TAG, save_latest=False)
         self._shards.writer = None
-        return self._pieces(rank)
+        file, average = self._shards.optimizer_file, f"{EMA}/rank-{rank:05d}.pt"
+        if self.state.average:
+            writer.save(average, self.state.average)
+        return [
+            Stored(partition.spans, self._places(index, file, average))
+            for index, partition in enumerate(self.state.partitions)
+        ]
 
-    def load(self, reader: Reader, rank: int) -> None:
-        """Take back this rank's shards; the world size must be that of the save."""
-        self._shards.reader = reader
-        found, _ = self.engine.load_checkpoint(str(reader.folder), tag=TAG)
-        self._shards.reader = None
-        assert found is not None, "DeepSpeed found no checkpoint where the manifest lists one"
-
-    def _pieces(self, rank: int) -> dict[str, list[Piece]]:
-        if self.stage == 3:
-            return self._partitioned_pieces(rank)
-        if self.stage == 0:
-            return self._whole_pieces(rank)
-        return self._fragment_pieces()
-
-    def _whole_pieces(self, rank: int) -> dict[str, list[Piece]]:
-        """Stage 0: everything lies whole in rank 0's file; in bf16 the float32 copies by group and place."""
-        if rank != 0:
-            return {}
-        file = f"{TAG}/mp_rank_00_model_states.pt"
-        if self.plain:
-            sizes = [(name, p.numel()) for name, p in self.engine.module.named_parameters()]
-            return whole_pieces(sizes, file, ["module"])
-        names = {id(p): name for name, p in self.engine.module.named_parameters()}
-        return {
-            names[id(p)]: [(0, file, ["optimizer", "fp32_groups", index, place], 0, p.numel())]
-            for index, group in enumerate(self.engine.optimizer.fp16_groups)
-            for place, p in enumerate(group)
+    def _places(
+        self, index: int, file: str, average: str
+    ) -> dict[str, tuple[str, list[str | int]]]:
+        """Where the tensors of partition `index` lie in the files of stages 1 to 3."""
+        weights, states = _KEYS_3 if self.stage == 3 else _KEYS_1_2
+        places = {
+            kind: (file, ["optimizer_state_dict", states, "state", index, kind])
+            for kind in moments_of(self.state.optimizer)
+            if self.state.updates
         }
+        places[WEIGHT] = (file, ["optimizer_state_dict", weights, index])
+        if self.state.average:
+            places[EMA] = (average, [index])
+        return places
 
-    def _fragment_pieces(self) -> dict[str, list[Piece]]:
-        """Stages 1 and 2: a flat float32 partition per parameter group and rank."""
-        file = self._shards.optimizer_file
-        names = {id(p): name for name, p in self.engine.module.named_parameters()}
-        pieces: dict[str, list[Piece]] = {}
-        for index, group in enumerate(self.engine.optimizer.bit16_groups):
-            path = ["optimizer_state_dict", "single_partition_of_fp32_groups", index]
-            for parameter in group:
-                mapping = parameter._hp_mapping
-                if mapping is not None:
-                    at, hp = mapping.lp_fragment_address, mapping.hp_fragment_address
-                    piece: Piece = (at.start, file, path, hp.start, hp.numel)
-                    pieces[names[id(parameter)]] = [piece]
-        return pieces
+    def load(self, source: Source, updates: int) -> bool:
+        """Take back the state after `updates` updates; whether the checkpoint had an average.
 
-    def _partitioned_pieces(self, rank: int) -> dict[str, list[Piece]]:
-        """Stage 3: each rank holds an equal part of every parameter, the last one padded."""
-        file = self._shards.optimizer_file
+        DeepSpeed's own loading is not used: it wants the stage and ranks of the save, and its universal format loses
+        the settings of parameter groups under stage 3 (docs/resume.md).
+        """
+        return self.state.load(source, updates)
+
+    def _base_optimizer(self) -> torch.optim.Optimizer:
+        return self.engine.optimizer if self.plain else self.engine.optimizer.optimizer
+
+    def _partitions(self) -> list[Partition]:
+        """What this rank's optimizer updates, in the order in which DeepSpeed saves it."""
+        zero = self.engine.optimizer
         names = {id(p): name for name, p in self.engine.module.named_parameters()}
-        pieces: dict[str, list[Piece]] = {}
-        for index, group in enumerate(self.engine.optimizer.fp16_groups):
-            path: list[str | int] = ["optimizer_state_dict", "fp32_flat_groups", index]
-            start = 0
-            for parameter in group:
-                part = parameter.partition_numel()
-                length = min(part, parameter.ds_numel - rank * part)
-                if length > 0:
-                    pieces[names[id(parameter)]] = [(rank * part, file, path, start, length)]
-                start += part
-        return pieces
+        if self.plain:
+            return whole_partitions((n, p) for n, p in self.engine.module.named_parameters())
+        if self.stage == 0:
+            return whole_partitions((names[id(low)], high) for low, high in _copies(zero))
+        if self.stage == 3:
+            rank = torch.distributed.get_rank()
+            flats, groups = zero.fp32_partitioned_groups_flat, zero.fp16_groups
+            spans = (_equal_parts(group, names, rank) for group in groups)
+        else:
+            flats, groups = zero.single_partition_of_fp32_groups, zero.bit16_groups
+            spans = (_fragments(group, names) for group in groups)
+        return [Partition(flat, tuple(own)) for flat, own in zip(flats, spans, strict=True)]
+
+    @torch.no_grad()
+    def _publish(self) -> None:
+        """Make the parameters that compute follow the float32 masters, on all ranks."""
+        zero = self.engine.optimizer
+        if self.stage == 3:
+            _publish_parts(zero)
+        elif self.stage in (1, 2):
+            zero.update_lp_params()
+        elif not self.plain:
+            for low, high in _copies(zero):
+                low.data.copy_(high)
 
     def close(self) -> None:
         """Release DeepSpeed's hooks and buffers."""
@@ -215,12 +243,46 @@ def _import_deepspeed(device: torch.device) -> Any:
     return deepspeed
 
 
+def _copies(zero: Any) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    """Stage 0 in bfloat16: (parameter, its float32 copy)."""
+    return zip(chain(*zero.fp16_groups), chain(*zero.fp32_groups), strict=True)
+
+
+def _fragments(group: list[nn.Parameter], names: dict[int, str]) -> Iterator[Span]:
+    """Stages 1 and 2: a flat partition per parameter group and rank, which may begin and end within a weight."""
+    for parameter in group:
+        mapping = parameter._hp_mapping  # pyright: ignore[reportAttributeAccessIssue] DeepSpeed's
+        if mapping is not None:
+            at, own = mapping.lp_fragment_address, mapping.hp_fragment_address
+            yield Span(names[id(parameter)], at.start, own.start, own.numel)
+
+
+def _equal_parts(group: list[Any], names: dict[int, str], rank: int) -> Iterator[Span]:
+    """Stage 3: each rank holds an equal part of every parameter, the last one padded."""
+    offset = 0
+    for parameter in group:
+        part = parameter.partition_numel()
+        length = min(part, parameter.ds_numel - rank * part)
+        if length > 0:
+            yield Span(names[id(parameter)], rank * part, offset, length)
+        offset += part
+
+
+def _publish_parts(zero: Any) -> None:
+    """Stage 3: from float32 parts to the parts that are gathered, and anew to parameters that are never released."""
+    for index, flat in enumerate(zero.fp32_partitioned_groups_flat):
+        zero.fp16_partitioned_groups_flat[index].data.copy_(flat.data)
+        zero._unflatten_partitioned_parameters(index)
+    if zero.persistent_parameters:
+        zero.persistent_parameters[0].partition(zero.persistent_parameters)
+        zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
+
+
 class _Shards:
-    """Hands DeepSpeed's records to the writer or reader of the moment."""
+    """Hands DeepSpeed's records to the writer of the moment."""
 
     def __init__(self) -> None:
         self.writer: Writer | None = None
-        self.reader: Reader | None = None
         self.optimizer_file = ""
 
     def save(self, record: object, path: str) -> None:
@@ -229,10 +291,6 @@ class _Shards:
         if name.endswith("optim_states.pt"):
             self.optimizer_file = name
         self.writer.save(name, record)
-
-    def load(self, path: str) -> Any:
-        assert self.reader is not None, "loading outside ZeroEngine.load"
-        return self.reader.load(Path(path).relative_to(self.reader.folder).as_posix())
 
 
 def _adapter(shards: _Shards) -> Any:
@@ -243,11 +301,14 @@ def _adapter(shards: _Shards) -> Any:
         def create(self, info):
             pass
 
+        def makedirs(self, path, exist_ok=False):
+            pass  # folders are made with the files, once those are written
+
         def save(self, state_dict, path):
             shards.save(state_dict, path)
 
         def load(self, path, map_location=None):
-            return shards.load(path)
+            raise AssertionError("loading is RankState's")
 
         def commit(self, info):  # pyright: ignore[reportIncompatibleMethodOverride] DeepSpeed wants True
             return True

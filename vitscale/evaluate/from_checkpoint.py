@@ -37,6 +37,7 @@ class Job:
     batch: int = 256
     device: str = "auto"
     precision: str = "fp32"
+    which: str = "raw"
 
 
 def evaluate(job: Job) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def evaluate(job: Job) -> dict[str, Any]:
             given=place_of(),
             do="Start it alone.",
         )
-    weights = load_weights(job.checkpoint)
+    weights = load_weights(job.checkpoint, job.which)
     device = _device(job.device)
     model = _model(weights, device, DTYPES[job.precision])
     config = _saved_config(weights.path)
@@ -70,6 +71,7 @@ def evaluate(job: Job) -> dict[str, Any]:
     return {
         "checkpoint": str(weights.path),
         "step": weights.step,
+        "weights": job.which,
         "on": job.on,
         "data": data[0].shards,
         "scores": scores,

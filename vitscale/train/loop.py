@@ -58,12 +58,14 @@ def train(run: Run) -> tuple[str, Progress]:
         if saving:
             run.checkpoints.save(progress)
         if stopping:
+            run.checkpoints.finish(progress)
             return "stopped", progress
         if progress.due(plan.evaluate_every) and not progress.done:
             run.beat(progress.step, "evaluate")
             run.tracker.metrics(run.evaluate(), progress.step)
     run.beat(progress.step, "evaluate")
     run.tracker.metrics(run.evaluate(), progress.step)
+    run.checkpoints.finish(progress)
     return "finished", progress
 
 

@@ -65,11 +65,13 @@ class Meters(Protocol):
 
 
 class Checkpoints(Protocol):
-    """Where a run goes on from, and where it is kept."""
+    """Where a run goes on from, and where it is kept: `save` begins a commit, `finish` waits for it."""
 
     def restore(self) -> Progress: ...
 
     def save(self, progress: Progress) -> None: ...
+
+    def finish(self, progress: Progress) -> None: ...
 
 
 class Evaluator(Protocol):

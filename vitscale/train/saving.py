@@ -6,15 +6,18 @@ import json
 import logging
 import math
 import shutil
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vitscale.checkpoint.choose import Found, newest_good
-from vitscale.checkpoint.commit import commit, keep_newest
-from vitscale.checkpoint.files import ShardReader, ShardWriter
-from vitscale.checkpoint.layout import CHECKPOINTS, MANIFEST
+from vitscale.checkpoint.choose import Found, found_commit, newest_good
+from vitscale.checkpoint.commit import Part, Terms, Writing, make_aside
+from vitscale.checkpoint.layout import CHECKPOINTS, MANIFEST, step_folder
+from vitscale.checkpoint.retention import Retention, holding, keep
+from vitscale.checkpoint.snapshot import Snapshot
+from vitscale.checkpoint.state import StateReader
 from vitscale.data.audit import keep_order
 from vitscale.data.ledger import Seen, append
 from vitscale.durable import write_text_atomically
@@ -25,16 +28,41 @@ from vitscale.train.progress import Progress
 log = logging.getLogger(__name__)
 
 _FAILED_SAVES_LIMIT = 3
-_MUST_EQUAL = ("world", "engine", "shape", "optimizer")
+_LOOK_S = 20.0  # between two answers of rank 0, well below any time-out of a collective
+_MUST_EQUAL = ("shape", "optimizer", "precision")
 
 
 @dataclass(frozen=True)
 class Start:
-    """How this attempt begins where there is no commit; `resume` is "auto", "must" or "never"."""
+    """How this attempt begins where there is no commit of its own.
+
+    `resume` is "auto", "must" or "never"; `named` is another run's checkpoint to go on from.
+    """
 
     progress: Progress
     resume: str
     attempt: int
+    named: str | None = None
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How commits are made, and what happens around them."""
+
+    retention: Retention
+    background: bool
+    timeout_s: float
+    insist: Callable[[], None] = lambda: None
+    """Raises where the run folder is no longer this attempt's."""
+
+
+@dataclass
+class _Saves:
+    """What is under way, and how it went so far."""
+
+    writing: Writing | None = None
+    snapshot: Snapshot = field(default_factory=Snapshot)
+    failed: int = 0
 
 
 class RunCheckpoints:
@@ -48,19 +76,22 @@ class RunCheckpoints:
         loader: Any,
         ranks: Ranks,
         facts: dict[str, Any],
-        keep: int,
+        habits: Habits,
         start: Start,
     ) -> None:
         self.run_folder, self.folder = folder, folder / CHECKPOINTS
         self.engine, self.loader, self.ranks = engine, loader, ranks
-        self.facts, self.keep = facts, keep
+        self.facts, self.habits = facts, habits
         self.start, self.resume, self.attempt = start.progress, start.resume, start.attempt
-        self.failed_saves = 0
+        self.named = start.named
+        self.saves = _Saves()
         self.unwritten: list[list[Seen]] = [[] for _ in range(ranks.place.world)]
         self.on_commit: Callable[[Path], None] = lambda folder: None
 
+    # ---- where a run goes on from ----
+
     def restore(self) -> Progress:
-        """Own last good commit, else the start; never from the start where the run had progressed.
+        """Own last good commit, else the one that was named, else the start; never silently from the start.
 
         Raises:
             CheckpointError: the commit belongs to another kind of run, or none is usable where one must be.
@@ -69,13 +100,35 @@ class RunCheckpoints:
         for line in rejected:
             log.warning("checkpoint rejected: %s", line)
         self._check_resume(found, rejected)
-        if found is None:
-            return self.start
+        if found is not None:
+            return self._load(found)
+        if self.named is not None:
+            return self._load(self.ranks.first(self._find_named))
+        return self.start
+
+    def _find_named(self) -> Found:
+        assert self.named is not None
+        with found_commit(Path(self.named)) as found:
+            return found
+
+    def _load(self, found: Found) -> Progress:
+        """Take the state of a commit, whatever stage and number of ranks wrote it."""
+        facts = found.manifest.facts
         _insist_on_same_kind(found, self.facts)
-        self.loader.resume(found.manifest.facts["data"])
-        self.engine.load(ShardReader(found.folder), self.ranks.place.rank)
-        step, images = found.manifest.step, found.manifest.facts["images"]
-        log.info("resumed from %s: step %d, %d images", found.folder.name, step, images)
+        with holding(found.folder):
+            self.loader.resume(facts["data"])
+            reader = StateReader(found.folder)
+            had_average = self.engine.load(reader, facts["updates"])
+            reader.close()
+        if self.engine.state.average and not had_average:
+            log.warning("%s has no moving average: it begins at the weights", found.folder.name)
+        step, images = found.manifest.step, facts["images"]
+        log.info(
+            "resumed from %s: step %d, %d images; written by %s, read by %s",
+            *(found.folder.name, step, images, _who(facts), _who(self.facts)),
+        )
+        if self.ranks.place.is_first and found.folder.parent == self.folder:
+            self._keep_record(found.folder, step)  # a kill may have come between commit and record
         return Progress(self.start.total_steps, step, images)
 
     def _check_resume(self, found: Found | None, rejected: list[str]) -> None:
@@ -98,32 +151,98 @@ class RunCheckpoints:
                 do="Restore the files, or start anew under another run.name.",
             )
 
+    # ---- where it is kept ----
+
     def save(self, progress: Progress) -> None:
-        """Commit this step. A failed save is loud but ends the run only at the third in a row.
+        """Begin to commit this step; all ranks call it together, and training may go on at once.
+
+        A save that is still under way is waited for. A failed one is loud, but ends the run only at the third in a row.
 
         Raises:
             SaveError: the third save in a row failed.
         """
-        facts = {
+        self.settle()
+        self._write_ledger(progress)
+        began = time.perf_counter()
+        try:
+            step = progress.step
+            aside = self.ranks.first(lambda: self._make_aside(step))
+        except SaveError as error:
+            self._note_failure(error)
+            return
+        if aside is None:
+            return
+        terms = Terms(
+            self.folder, self._facts_at(progress), self.habits.timeout_s, self.habits.insist
+        )
+        self.saves.writing = Writing(
+            aside, terms, self._part(aside), self.ranks.place, self._settled
+        )
+        self.saves.writing.start()
+        log.info("step %d: snapshot taken in %.2f s", step, time.perf_counter() - began)
+        if not self.habits.background:
+            self.settle()
+
+    def settle(self) -> bool:
+        """Wait for the save that is under way, if any; all ranks call it together.
+
+        Returns:
+            Whether nothing is left to be committed: False after a save that failed.
+
+        Raises:
+            SaveError: it was the third in a row that failed.
+        """
+        writing = self.saves.writing
+        if writing is None:
+            return self.saves.failed == 0
+        while not (outcome := self.ranks.first(lambda: _outcome(writing)))[0]:
+            pass
+        writing.join(timeout=self.habits.timeout_s)
+        if writing.is_alive():  # it hangs in the storage and may still read the buffers
+            self.saves.snapshot = Snapshot()
+        self.saves.writing = None
+        if outcome[1] is not None:
+            self._note_failure(outcome[1])
+            return False
+        self.saves.failed = 0
+        if self.ranks.place.is_first:
+            self.on_commit(self._record_of(step_folder(self.folder, writing.step)))
+        return True
+
+    def finish(self, progress: Progress) -> None:
+        """Commit this step for certain before the run ends or stops.
+
+        Raises:
+            SaveError: three tries failed.
+        """
+        while not self.settle():
+            self.save(progress)
+
+    def _make_aside(self, step: int) -> Path | None:
+        self.habits.insist()  # what was replaced would take the files of its successor for debris
+        return make_aside(self.folder, step, self._expected_bytes())
+
+    def _part(self, aside: Path) -> Part:
+        self.saves.snapshot.begin(aside)
+        stored = self.engine.save(self.saves.snapshot, self.ranks.place.rank)
+        files = self.saves.snapshot.finish()
+        refusal = "" if self.engine.state.is_finite() else "its weights are not finite numbers"
+        return Part(files, stored, refusal)
+
+    def _facts_at(self, progress: Progress) -> dict[str, Any]:
+        return {
             **self.facts,
             "step": progress.step,
             "images": progress.images,
+            "updates": self.engine.state.updates,
             "data": self.loader.state(progress.images),
         }
-        self._write_ledger(progress)
-        try:
-            folder = commit(
-                self.folder, facts, self._write, self.ranks, expected_bytes=self._expected_bytes()
-            )
-        except SaveError as error:
-            self.failed_saves += 1
-            log.error("%s", error)
-            if self.failed_saves >= _FAILED_SAVES_LIMIT:
-                raise
-            return
-        self.failed_saves = 0
-        if self.ranks.place.is_first:
-            self._after_commit(folder, progress.step)
+
+    def _note_failure(self, error: Exception) -> None:
+        self.saves.failed += 1
+        if not isinstance(error, SaveError) or self.saves.failed >= _FAILED_SAVES_LIMIT:
+            raise error
+        log.error("%s", error)
 
     def _write_ledger(self, progress: Progress) -> None:
         """Say what was seen before the commit that counts it, so that every committed step is in the ledger."""
@@ -140,25 +259,46 @@ class RunCheckpoints:
         except OSError as error:
             log.error("the ledger could not be written, and is kept for the next save: %s", error)
 
-    def _write(self, writer: ShardWriter) -> dict[str, list[Any]]:
-        return self.engine.save(writer, self.ranks.place.rank)
-
     def _expected_bytes(self) -> int:
-        """Weights and optimizer state: at most 18 bytes a parameter, and a little for the rest."""
+        """Free space that a commit needs: weights as they compute, masters, moments, average, and a little."""
         numbers = sum(math.prod(size) for size in self.facts["shapes"].values())
-        return 18 * numbers + (1 << 20)
+        return (16 + 4 * bool(self.engine.state.average)) * numbers + (4 << 20)
 
-    def _after_commit(self, folder: Path, step: int) -> None:
+    def _settled(self, folder: Path, seconds: float) -> None:
+        """Right after a commit, on the thread that made it."""
+        log.info("committed %s, written in %.2f s", folder.name, seconds)
+        self._keep_record(folder, int(folder.name.split("-")[1]))
+        try:
+            keep(self.folder, self.habits.retention)
+        except OSError as error:  # the commit stands
+            log.warning("older commits could not be deleted: %s", error)
+
+    def _keep_record(self, folder: Path, step: int) -> None:
+        """That there is a commit, and its manifest: both outlive it."""
         try:
             committed = json.dumps({"step": step})
             write_text_atomically(self.run_folder / "committed.json", committed)
-            record = self.run_folder / "manifests" / f"{folder.name}.json"
+            record = self._record_of(folder)
             record.parent.mkdir(exist_ok=True)
-            shutil.copyfile(folder / MANIFEST, record)  # it outlives the checkpoint
-            self.on_commit(record)
-            keep_newest(self.folder, self.keep)
-        except OSError as error:  # the commit stands; what surrounds it may fail
+            shutil.copyfile(folder / MANIFEST, record)
+        except OSError as error:
             log.warning("after the commit of step %d: %s", step, error)
+
+    def _record_of(self, folder: Path) -> Path:
+        return self.run_folder / "manifests" / f"{folder.name}.json"
+
+
+def _outcome(writing: Writing) -> tuple[bool, Exception | None]:
+    """Whether rank 0's part is over, and what went wrong."""
+    writing.join(timeout=_LOOK_S)
+    return not writing.is_alive(), writing.error
+
+
+def _who(facts: dict[str, Any]) -> str:
+    """`2 ranks under ZeRO-1`."""
+    world, engine = facts["world"], facts["engine"]
+    how = "plain torch" if engine["kind"] == "local" else f"ZeRO-{engine['stage']}"
+    return f"{world} rank{'s' * (world > 1)} under {how}"
 
 
 def _insist_on_same_kind(found: Found, facts: dict[str, Any]) -> None:
@@ -174,7 +314,7 @@ def _insist_on_same_kind(found: Found, facts: dict[str, Any]) -> None:
         raise CheckpointError(
             "the checkpoint is of another kind of run:\n  " + "\n  ".join(differ) + "\n",
             where=str(found.folder),
-            do="Use the same settings and number of ranks, or start anew under another run.name "
+            do="Use the same settings, or start anew under another run.name "
             "(vitscale finetune starts from its weights).",
         )
 

@@ -13,6 +13,7 @@ import torch
 from vitscale import __version__
 from vitscale.checkpoint.layout import CHECKPOINTS, step_folders
 from vitscale.checkpoint.lease import Lease
+from vitscale.checkpoint.retention import Retention
 from vitscale.checkpoint.weights import load_weights
 from vitscale.config.load import Recipe
 from vitscale.config.model import Shape
@@ -39,7 +40,7 @@ from vitscale.tracking.build import Status, make_tracker
 from vitscale.train.loop import Run
 from vitscale.train.meters import Window
 from vitscale.train.progress import Progress
-from vitscale.train.saving import RunCheckpoints, Start
+from vitscale.train.saving import Habits, RunCheckpoints, Start
 from vitscale.train.stop import StopRequest
 
 log = logging.getLogger(__name__)
@@ -132,8 +133,18 @@ def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], 
         loader=loader,
         ranks=ranks,
         facts=_facts(config, plan, shape, shapes),
-        keep=config.checkpoint.keep,
-        start=Start(Progress(plan.total_steps), attempt.resume, attempt.number),
+        habits=Habits(
+            Retention(config.checkpoint.keep, plan.keep_every),
+            background=config.checkpoint.background,
+            timeout_s=config.engine.timeout_s,
+            insist=attempt.lease.insist,
+        ),
+        start=Start(
+            Progress(plan.total_steps),
+            attempt.resume,
+            attempt.number,
+            config.init.checkpoint if config.init else None,
+        ),
     )
     checkpoints.on_commit = lambda manifest: tracker.artifact(manifest, "manifests")
     stop = StopRequest(config.folder, ranks.gather, attempt.leaving)
@@ -203,8 +214,8 @@ def _model(attempt: Attempt, found: Survey) -> ViT:
     model = build_model(found.shape, found.ops, seed=config.run.seed)
     set_recompute(model, config.engine.recompute)
     begun = attempt.ranks.first(lambda: bool(step_folders(config.folder / CHECKPOINTS)))
-    if config.init is not None and not begun:
-        weights = load_weights(config.init.weights)
+    if config.init is not None and config.init.weights is not None and not begun:
+        weights = load_weights(config.init.weights, config.init.which)
         report = load_pretrained(model, weights.tensors, weights.shape, head=config.init.head)
         _say(attempt, [f"weights from {weights.path}", *report.lines()])
     return model
@@ -255,7 +266,8 @@ def _facts(
     return {
         "run": config.run.name,
         "world": plan.world,
-        "engine": {"kind": engine.kind, "stage": engine.stage, "precision": engine.precision},
+        "engine": {"kind": engine.kind, "stage": engine.stage},
+        "precision": engine.precision,
         "optimizer": config.optim.optimizer,
         "shape": shape.as_json(),
         "shapes": shapes,
@@ -269,9 +281,8 @@ def _evaluator(
 ) -> Callable[[], dict[str, float]]:
     config = attempt.config
 
-    def evaluate() -> dict[str, float]:
-        if held is None:
-            return {}
+    def score(prefix: str) -> dict[str, float]:
+        assert held is not None
         scores = held_out.score(
             engine.model,
             held,
@@ -282,7 +293,16 @@ def _evaluator(
             dtype=DTYPES[config.engine.precision],
             objective=config.train.objective,
         )
-        return {f"held_out/{name}": float(value) for name, value in scores.items()}
+        return {f"{prefix}/{name}": float(value) for name, value in scores.items()}
+
+    def evaluate() -> dict[str, float]:
+        if held is None:
+            return {}
+        scores = score("held_out")
+        if config.optim.ema_decay is not None:
+            with engine.state.averaged():
+                scores |= score("held_out_ema")
+        return scores
 
     return evaluate
 

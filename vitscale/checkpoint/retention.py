@@ -1,0 +1,91 @@
+"""Which commits stay: the newest, every so-manieth, and those that somebody is reading."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import shutil
+import uuid
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitscale.checkpoint.layout import read_manifest, step_folders
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Keep the newest `newest` commits, and for good those whose step is a multiple of `every`."""
+
+    newest: int
+    every: int | None = None
+
+    def spares(self, step: int) -> bool:
+        return self.every is not None and step % self.every == 0
+
+
+def keep(checkpoints: Path, rule: Retention) -> list[Path]:
+    """Delete the commits that the rule does not keep, each renamed first so none is ever half there.
+
+    Called after a newer commit was read back. What a reader holds stays until a later call, and folders that are no
+    commits are left alone: they may be evidence.
+
+    Returns:
+        What was deleted.
+    """
+    commits = [(step, path) for step, path in step_folders(checkpoints) if _has_manifest(path)]
+    gone = []
+    for step, folder in commits[rule.newest :]:
+        if rule.spares(step) or not _forget(folder):
+            continue
+        gone.append(folder)
+    return gone
+
+
+def _forget(folder: Path) -> bool:
+    """Delete one commit, unless somebody holds it."""
+    path = _hold_of(folder)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            log.info("%s is being read and stays for now", folder.name)
+            return False
+        trash = folder.with_name(f".trash-{folder.name}-{uuid.uuid4().hex[:8]}")
+        folder.rename(trash)
+        path.unlink(missing_ok=True)
+    shutil.rmtree(trash, ignore_errors=True)
+    return True
+
+
+@contextmanager
+def holding(folder: Path) -> Generator[None]:
+    """Keep a commit from being deleted while it is read, also by the run that made it.
+
+    The lock falls with the process. Where nothing can be written beside the commit, or it was copied out of a run,
+    there is nobody to delete it.
+    """
+    file = None
+    with suppress(OSError):
+        file = _hold_of(folder).open("a")
+        fcntl.flock(file, fcntl.LOCK_SH)
+    try:
+        yield
+    finally:
+        if file is not None:
+            file.close()
+
+
+def _hold_of(folder: Path) -> Path:
+    return folder.with_name(f".hold-{folder.name}")
+
+
+def _has_manifest(folder: Path) -> bool:
+    try:
+        read_manifest(folder)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,66 @@
+"""Copies of tensors in host memory, so that training goes on while they are written."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+
+class Snapshot:
+    """What one rank puts into one checkpoint; a `Writer` for engines.
+
+    Buffers are kept from one checkpoint to the next, page-locked where the tensors come from a GPU, so that taking a
+    snapshot is one copy. So at most one may be in use, and the host holds one more copy of the rank's state.
+    """
+
+    def __init__(self) -> None:
+        self.folder = Path()
+        self._buffers: dict[tuple[str, int], Tensor] = {}
+        self._records: list[tuple[str, object]] = []
+
+    def begin(self, folder: Path) -> None:
+        """Start anew, for files that will lie in `folder`."""
+        self.folder = folder
+        self._records = []
+
+    def save(self, name: str, record: object) -> None:
+        """Take `record` (tensors and plain values) for the file `name`."""
+        copied = _Copy(name, self._buffers)
+        self._records.append((name, copied.of(record)))
+
+    def finish(self) -> list[tuple[str, object]]:
+        """(name, record) of every file, once all copies from a GPU have arrived."""
+        if torch.cuda.is_available():
+            torch.cuda.current_stream().synchronize()
+        return self._records
+
+
+class _Copy:
+    """Copies the tensors of one record; views of one buffer that DeepSpeed saves become small tensors of their own."""
+
+    def __init__(self, name: str, buffers: dict[tuple[str, int], Tensor]) -> None:
+        self._name, self._buffers, self._count = name, buffers, 0
+
+    def of(self, value: object) -> object:
+        if isinstance(value, Tensor):
+            return self._tensor(value.detach())
+        kind: Any = type(value)
+        if kind in (dict, OrderedDict):
+            pairs = cast("Mapping[Any, Any]", value).items()
+            return kind((key, self.of(each)) for key, each in pairs)
+        if kind in (list, tuple):
+            return kind(self.of(each) for each in cast("list[object]", value))
+        return value
+
+    def _tensor(self, value: Tensor) -> Tensor:
+        key, self._count = (self._name, self._count), self._count + 1
+        kept = self._buffers.get(key)
+        if kept is None or kept.shape != value.shape or kept.dtype != value.dtype:
+            kept = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+            self._buffers[key] = kept
+        return kept.copy_(value, non_blocking=True)
