@@ -18,6 +18,8 @@
 #define MAX_FRACTION 7 /* 255 << 7 fits a signed 16-bit number */
 #define SUM_BITS 23    /* 255 << 23 fits a signed 32-bit number */
 #define SLACK 64       /* bytes or columns that vectors may read behind a row */
+#define ALIGNMENT 32   /* of strides */
+#define ASKEW 8        /* libjpeg-turbo writes rows that are aligned past the caches, from where we would fetch them */
 
 int vs_box_fits(const struct vs_box *box, int width, int height) {
     return 0 <= box->left && box->left < box->right && box->right <= width && 0 <= box->upper &&
@@ -121,18 +123,19 @@ int vs_resizer_begin(struct vs_resizer *resizer, const struct vs_view *view, int
         return -1;
     int rows = resizer->rows.pairs * 2;
     resizer->ring_rows = rows < source_height ? rows : source_height;
-    resizer->stride = ((size_t)row_pixels * 4 + SLACK + 31) / 32 * 32;
+    resizer->stride = ((size_t)row_pixels * 4 + SLACK + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     int fraction = SUM_BITS - resizer->columns.bits;
     resizer->fraction = fraction < MAX_FRACTION ? fraction : MAX_FRACTION;
     size_t middle = ((size_t)source_width + 2 * (size_t)resizer->columns.pairs + SLACK) * 4;
-    resizer->ring = grown(resizer->ring, &resizer->ring_bytes, resizer->stride * resizer->ring_rows);
+    resizer->ring = grown(resizer->ring, &resizer->ring_bytes, resizer->stride * resizer->ring_rows + 2 * ALIGNMENT);
     resizer->middle = grown(resizer->middle, &resizer->middle_bytes, middle * sizeof(int16_t));
     resizer->taps = grown(resizer->taps, &resizer->tap_bytes, (size_t)rows * sizeof(uint8_t *));
+    resizer->askew = resizer->ring + (ASKEW - (uintptr_t)resizer->ring) % ALIGNMENT;
     return resizer->ring && resizer->middle && resizer->taps ? 0 : -1;
 }
 
 uint8_t *vs_resizer_row(struct vs_resizer *resizer) {
-    return resizer->ring + resizer->stride * (size_t)(resizer->pushed % resizer->ring_rows);
+    return resizer->askew + resizer->stride * (size_t)(resizer->pushed % resizer->ring_rows);
 }
 
 /* How many source rows output row y has to wait for. */
@@ -146,7 +149,7 @@ static void find_taps(struct vs_resizer *resizer, int y) {
     int first = resizer->rows.first[y], last = needed(resizer, y) - 1;
     for (int tap = 0; tap < 2 * resizer->rows.pairs; tap++) {
         int row = (first + tap < last ? first + tap : last) % resizer->ring_rows;
-        resizer->taps[tap] = resizer->ring + resizer->stride * (size_t)row + (size_t)resizer->offset * 4;
+        resizer->taps[tap] = resizer->askew + resizer->stride * (size_t)row + (size_t)resizer->offset * 4;
     }
 }
 
