@@ -30,9 +30,8 @@ struct vs_jpeg {
     struct jpeg_progress_mgr progress;
     jmp_buf escape;
     char *reason; /* of VS_REASON_BYTES, the caller's */
-    int fast;     /* whether our entropy decoder may be used */
-    int doubtful; /* whether it gave up */
-    struct vs_scan scan;
+    struct vs_scan *scan; /* NULL: only libjpeg decodes */
+    int doubtful;         /* whether our entropy decoder gave up */
 };
 
 static struct vs_jpeg *owner(j_common_ptr info) { return info->client_data; }
@@ -90,18 +89,20 @@ struct vs_jpeg *vs_jpeg_new(int fast) {
     jpeg->errors.output_message = stay_silent;
     jpeg->progress.progress_monitor = watch_scans;
     jpeg->info.client_data = jpeg;
-    if (!created(jpeg, reason)) {
+    jpeg->scan = fast ? calloc(1, sizeof *jpeg->scan) : NULL;
+    if ((fast && !jpeg->scan) || !created(jpeg, reason)) {
+        free(jpeg->scan);
         free(jpeg);
         return NULL;
     }
     jpeg->info.progress = &jpeg->progress;
-    jpeg->fast = fast;
     return jpeg;
 }
 
 void vs_jpeg_free(struct vs_jpeg *jpeg) {
     if (!jpeg) return;
     jpeg_destroy_decompress(&jpeg->info);
+    free(jpeg->scan);
     free(jpeg);
 }
 
@@ -178,7 +179,7 @@ static int start_columns(struct jpeg_decompress_struct *info, const struct vs_bo
 
 static boolean next_blocks(j_decompress_ptr info, JBLOCKROW *blocks) {
     struct vs_jpeg *jpeg = owner((j_common_ptr)info);
-    if (vs_scan_next(&jpeg->scan, blocks)) return TRUE;
+    if (vs_scan_next(jpeg->scan, blocks)) return TRUE;
     jpeg->doubtful = 1;
     longjmp(jpeg->escape, 1);
 }
@@ -214,9 +215,9 @@ static enum vs_status view_of(struct vs_jpeg *jpeg, struct vs_resizer *resizer, 
         snprintf(reason, VS_REASON_BYTES, "no memory for its rows");
         return VS_BAD;
     }
-    int pixels = 8 / by * (info->comps_in_scan == 1 ? 1 : info->max_h_samp_factor);
-    if (jpeg->fast && !jpeg->doubtful)
-        vs_scan_begin(&jpeg->scan, info, first, first + (int)info->output_width, pixels, next_blocks);
+    int mcu_width = 8 / by * (info->comps_in_scan == 1 ? 1 : info->max_h_samp_factor);
+    if (jpeg->scan && !jpeg->doubtful)
+        vs_scan_begin(jpeg->scan, info, first, first + (int)info->output_width, mcu_width, next_blocks);
     snprintf(reason, VS_REASON_BYTES, "cannot be decoded: its rows end early");
     return push_rows(info, resizer, &box, out);
 }
