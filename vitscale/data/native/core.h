@@ -39,7 +39,7 @@ struct vs_view {
 /* ---- resize.c: antialiased triangle filter, one source row after the other ---- */
 
 struct vs_axis {
-    int *first;       /* [outputs] first source pixel of each output */
+    int *first, *end; /* [outputs] first source pixel of each output, and the one behind its last */
     int16_t *weights; /* [outputs][2 * pairs], fixed point, sum 1 << bits, zeros behind the last */
     int pairs, bits;
 };

@@ -80,15 +80,17 @@ static int axis_begin(struct vs_axis *axis, size_t *have, int in, int out, int p
     axis->pairs = (most + 1) / 2;
     axis->bits = MIN_BITS;
     while (axis->bits < MAX_BITS && in >= (int64_t)out << (axis->bits - MIN_BITS + 2)) axis->bits++;
-    size_t row = (size_t)axis->pairs * 2, firsts = (size_t)padded * sizeof(int);
+    size_t row = (size_t)axis->pairs * 2, firsts = (size_t)padded * 2 * sizeof(int);
     size_t bytes = firsts + (size_t)padded * row * sizeof(int16_t);
     axis->first = grown(axis->first, have, bytes);
     if (!axis->first) return -1;
     memset(axis->first, 0, bytes);
-    axis->weights = (int16_t *)((char *)axis->first + firsts);
+    axis->end = axis->first + padded;
+    axis->weights = (int16_t *)(axis->end + padded);
     for (int x = 0; x < out; x++) {
         int at = mirrored ? out - 1 - x : x;
         int taps = reach(in, out, x, &axis->first[at]);
+        axis->end[at] = axis->first[at] + taps;
         weigh(in, out, x, axis->bits, axis->first[at], taps, axis->weights + (size_t)at * row);
     }
     return 0;
@@ -138,15 +140,9 @@ uint8_t *vs_resizer_row(struct vs_resizer *resizer) {
     return resizer->askew + resizer->stride * (size_t)(resizer->pushed % resizer->ring_rows);
 }
 
-/* How many source rows output row y has to wait for. */
-static int needed(const struct vs_resizer *resizer, int y) {
-    int first, taps = reach(resizer->source_height, resizer->height, y, &first);
-    return first + taps;
-}
-
 /* Where the source rows of output row y lie; behind the last there is only weight 0, so the last stands in. */
 static void find_taps(struct vs_resizer *resizer, int y) {
-    int first = resizer->rows.first[y], last = needed(resizer, y) - 1;
+    int first = resizer->rows.first[y], last = resizer->rows.end[y] - 1;
     for (int tap = 0; tap < 2 * resizer->rows.pairs; tap++) {
         int row = (first + tap < last ? first + tap : last) % resizer->ring_rows;
         resizer->taps[tap] = resizer->askew + resizer->stride * (size_t)row + (size_t)resizer->offset * 4;
@@ -185,7 +181,7 @@ static void write_row(struct vs_resizer *resizer, uint8_t *out) {
 
 void vs_resizer_push(struct vs_resizer *resizer, uint8_t *out) {
     resizer->pushed++;
-    while (resizer->done < resizer->height && needed(resizer, resizer->done) <= resizer->pushed) {
+    while (resizer->done < resizer->height && resizer->rows.end[resizer->done] <= resizer->pushed) {
         write_row(resizer, out);
         resizer->done++;
     }
