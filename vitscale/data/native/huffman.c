@@ -24,7 +24,7 @@
 #define NEVER_INLINE
 #endif
 
-#if !defined(LIBJPEG_TURBO_VERSION_NUMBER) || LIBJPEG_TURBO_VERSION_NUMBER < 3003000
+#if LIBJPEG_TURBO_VERSION_NUMBER < 3003000
 /* The head of a struct of jpegint.h, which is not installed. It is the same in all versions up to 3.2. */
 struct jpeg_entropy_decoder {
     void (*start_pass)(j_decompress_ptr info);
@@ -298,7 +298,7 @@ static ALWAYS_INLINE int next_mcu(struct vs_scan *scan, JBLOCKROW *into) {
 }
 
 #if defined(__x86_64__) && defined(__GNUC__)
-/* The same with shifts by registers that leave flags alone: 4 % of a view. */
+/* The same with shifts that leave the flags alone: 3 % of the time of a view. */
 __attribute__((target("bmi2"))) static int next_mcu_bmi2(struct vs_scan *scan, JBLOCKROW *into) {
     return next_mcu(scan, into);
 }
