@@ -173,7 +173,7 @@ class Order:
         return np.where(self._lane_length > self._window, drawn, self._lane_length)
 
     def _window_ids(self, window: Window) -> np.ndarray:
-        """Ids of a window's samples in the order they are read; of each lane that is read the last two are remembered."""
+        """Ids of a window's samples in the order they are read; of each lane the last two are remembered."""
         known = self._windows.setdefault(window.lane, {})
         if window not in known:
             if len(known) == 2:

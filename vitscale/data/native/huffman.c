@@ -1,11 +1,11 @@
-/* The entropy decoder of ordinary JPEGs, put in the place of libjpeg's: there most of the time of a decode goes.
+/* The entropy decoder of ordinary JPEGs, put in the place of libjpeg's, where most of the time of a decode goes.
  *
- * Baseline Huffman in one scan, which is what nearly all photos are; others keep libjpeg's. It is faster since codes are
- * looked up two at a time together with the numbers behind them, since bits come eight bytes at a time, and since columns
- * and rows that nobody wants are only walked through.
+ * Baseline Huffman in one scan, which is what nearly all photos are; others keep libjpeg's. It is faster since codes
+ * are looked up two at a time together with the numbers behind them, since bits come eight bytes at a time, and since
+ * columns and rows that nobody wants are only walked through.
  *
- * It gives up on the first oddity, and the image is decoded once more by libjpeg's own. So files are accepted and refused
- * as libjpeg has it, for its reasons.
+ * It gives up on the first oddity, and the image is decoded once more by libjpeg's own. So files are accepted and
+ * refused as libjpeg has it, for its reasons.
  */
 #include "huffman.h"
 
@@ -42,8 +42,8 @@ static const uint8_t zigzag[64 + 2 * MOST_STEPS] = {
 
 /* ---- tables ---- */
 
-/* The fields of a code, a byte each: bits of code and number, of the code, of the number, and how many coefficients it goes
- * on, the zeros before its own among them. */
+/* The fields of a code, a byte each: bits of code and number, of the code, of the number, and how many coefficients it
+ * goes on, the zeros before its own among them. */
 static ALWAYS_INLINE int bits_of(vs_code code) { return (int)(code & 255); }
 static ALWAYS_INLINE int own_bits(vs_code code) { return (int)(code >> 8 & 255); }
 static ALWAYS_INLINE int number_bits(vs_code code) { return (int)(code >> 16 & 255); }
@@ -62,7 +62,7 @@ static ALWAYS_INLINE int number_of(uint64_t word, vs_code code) {
     return (int)(rest >> 1 >> (63 - size)) + (int)((int64_t)~rest >> 63 & lowest);
 }
 
-/* The fields of two codes: bits, steps to the first coefficient, to the second, of all; then 16 bits for each number. */
+/* The fields of two codes: bits, steps to the first coefficient, to the second, of all; 16 bits for each number. */
 static ALWAYS_INLINE int bits_of_two(vs_codes two) { return (int)(two & 255); }
 static ALWAYS_INLINE int to_first(vs_codes two) { return (int)(two >> 8 & 255); }
 static ALWAYS_INLINE int to_second(vs_codes two) { return (int)(two >> 16 & 255); }
@@ -75,8 +75,8 @@ static vs_codes two_of(int bits, int first, int second, int steps, int number, i
            (vs_codes)(uint16_t)number << 32 | (vs_codes)(uint16_t)other << 48;
 }
 
-/* The codes that `word` begins with, as far as VS_LOOK bits hold them. Two coefficients are always written: one code stands
- * twice, and the end of a block is a zero. */
+/* The codes that `word` begins with, as far as VS_LOOK bits hold them. Two coefficients are always written: one code
+ * stands twice, and the end of a block is a zero. */
 static vs_codes ahead_of(const struct vs_table *table, uint64_t word) {
     vs_code one = table->look[word >> (64 - VS_LOOK)];
     int bits = bits_of(one), steps = steps_of(one);
@@ -166,7 +166,7 @@ int vs_scan_begin(struct vs_scan *scan, j_decompress_ptr info, int left, int rig
 
 /* ---- bits ---- */
 
-/* Byte by byte up to the next marker; behind it there are zeros. By value, so that the fast path can hold all in registers. */
+/* Byte by byte up to the next marker; behind it there are zeros. By value: the fast path holds all in registers. */
 NEVER_INLINE static struct vs_bits refilled(struct vs_bits bits) {
     while (bits.left <= 56) {
         uint64_t byte = 0;
@@ -224,7 +224,7 @@ static ALWAYS_INLINE vs_code take(struct vs_bits *bits, const struct vs_table *t
 
 /* ---- blocks ---- */
 
-/* A coefficient of a block, to nowhere if there is none, `at` being known. How many steps it is on; 0: the data is odd. */
+/* The coefficient after the `at` known ones, to nowhere if there is no block. Its steps; 0: the data is odd. */
 static ALWAYS_INLINE int take_one(struct vs_bits *bits, const struct vs_table *table, JCOEF *block, int at) {
     int number;
     vs_code code = take(bits, table, &number);

@@ -49,11 +49,11 @@ struct vs_scan {
     unsigned marker;                            /* number of the next restart, modulo 8 */
 };
 
-/* Take over a scan that libjpeg is about to decode, of which it wants pixels [left, right) of each row, in MCUs of `width`
- * pixels: libjpeg will call `next` for every MCU. Returns 0 for a scan of another kind, which libjpeg keeps. */
+/* Take over a scan that libjpeg is about to decode, of which it wants pixels [left, right) of each row, in MCUs of
+ * `width` pixels: libjpeg will call `next` for every MCU. Returns 0 for a scan of another kind, which libjpeg keeps. */
 int vs_scan_begin(struct vs_scan *scan, j_decompress_ptr info, int left, int right, int width,
                   boolean (*next)(j_decompress_ptr, JBLOCKROW *));
-/* The coefficients of the next MCU into zeroed blocks, or nowhere if `into` is NULL. Returns 0 where the data is odd. */
+/* The coefficients of the next MCU into zeroed blocks, or nowhere if `into` is NULL. 0: the data is odd. */
 int vs_scan_next(struct vs_scan *scan, JBLOCKROW *into);
 
 #endif
