@@ -16,12 +16,12 @@ typedef uint32_t vs_code;
 typedef uint64_t vs_codes;
 
 struct vs_table {
-    vs_code look[1 << VS_LOOK];        /* by the next bits; none where the code is longer */
-    vs_codes two[1 << VS_LOOK];  /* by the next bits, of coefficients but the first */
-    vs_code codes[256];                /* by number of the code */
-    uint64_t limit[17];                       /* by length: all codes of that length and less are below, from the top */
-    int offset[17];                           /* by length: number of a code less the code */
-    uint8_t counts[17], symbols[256];         /* as libjpeg has them */
+    vs_code look[1 << VS_LOOK]; /* by the next bits; none where the code is longer */
+    vs_codes two[1 << VS_LOOK]; /* by the next bits; not for means */
+    vs_code codes[256];         /* by number of the code */
+    uint64_t limit[17];         /* by length: codes of that length or less are below it, the first bit at the top */
+    int offset[17];             /* by length: number of a code less the code */
+    uint8_t counts[17], symbols[256]; /* as libjpeg has them */
 };
 
 struct vs_bits {
@@ -42,11 +42,11 @@ struct vs_scan {
     struct vs_bits bits;
     struct vs_block blocks[D_MAX_BLOCKS_IN_MCU];
     int block_count;
-    int means[MAX_COMPS_IN_SCAN];
-    int column, columns;                        /* of MCUs */
-    int first, last;                            /* columns that are wanted */
-    unsigned interval, to_go;                   /* MCUs between restarts, and to the next */
-    unsigned marker;                            /* number of the next restart, modulo 8 */
+    int means[MAX_COMPS_IN_SCAN]; /* first coefficient of the block before, by component */
+    int column, columns;        /* of MCUs */
+    int first, last;            /* columns that are wanted */
+    unsigned interval, to_go;   /* MCUs between restarts, and to the next */
+    unsigned marker;            /* number of the next restart, modulo 8 */
 };
 
 /* Take over a scan that libjpeg is about to decode, of which it wants pixels [left, right) of each row, in MCUs of
