@@ -1,9 +1,10 @@
 """Whether the loader's memory grows: resident size and open files over many epochs of small images in many shards.
 
-    python -m bench.memory [--images 2000000] [--shards 2000]
+    python -m bench.memory [--images 2000000] [--shards 2000] [--remote]
 
 The loader runs in a process of its own over a corpus of a few thousand shards, more than it keeps open; some images are
-damaged. What counts is the last quarter against the first. Writes bench/results/memory.json.
+damaged. With `--remote` whole shards come from a web server on this machine, through a cache that holds half of them.
+What counts is the last quarter against the first. Writes bench/results/memory.json, or memory-remote.json.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +36,7 @@ LANES, WINDOW = 32, 256
 DAMAGED = 7
 MARKS = 80
 """How often memory is looked at."""
-RESULTS = Path(__file__).parent / "results" / "memory.json"
+RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,8 @@ def now(images: int) -> Mark:
 
 
 def make_data(folder: Path, shards: int) -> None:
-    """Shards of JPEGs, of which `PICTURES` differ; a byte is wrong in a few."""
+    """Shards of JPEGs, of which `PICTURES` differ."""
     from vitscale.data.samples import Sample, Split
-    from vitscale.data.shards import open_shards
     from vitscale.data.synthetic import synthetic_split
     from vitscale.data.write import pack
 
@@ -63,6 +67,12 @@ def make_data(folder: Path, shards: int) -> None:
     )
     names = tuple(map(str, range(CLASSES)))
     pack(Split(names, samples), folder, shard_samples=SHARD_SAMPLES)
+
+
+def damage(folder: Path) -> None:
+    """Make a byte wrong in a few images."""
+    from vitscale.data.shards import open_shards
+
     opened = open_shards(folder)
     for sample in np.linspace(0, opened.samples - 1, DAMAGED).astype(int).tolist():
         name, _, offset = opened.whereabouts(sample)
@@ -73,16 +83,39 @@ def make_data(folder: Path, shards: int) -> None:
             file.write(bytes([byte ^ 0x55]))
 
 
-def marks(folder: Path, images: int) -> Iterator[Mark]:
+class Quiet(SimpleHTTPRequestHandler):
+    """The files of a folder, and no line a request."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The URL of a folder as long as the context lasts."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def marks(data: str, folder: Path, images: int, cache_gb: float) -> Iterator[Mark]:
     """Train the loader on nothing: take batches, and look at the process `MARKS` times."""
     from vitscale.config.data import DataConfig
     from vitscale.data.corpus import open_corpus
     from vitscale.data.loader import TrainLoader
     from vitscale.place import Place
 
-    config = DataConfig.model_validate(
-        {"train": str(folder), "lanes": LANES, "window": WINDOW, "bad_image_limit": 0.01}
-    )
+    table = {"train": data, "lanes": LANES, "window": WINDOW, "bad_image_limit": 0.01}
+    if cache_gb:
+        table |= {"cache": str(folder / "cache"), "cache_gb": cache_gb}
+    config = DataConfig.model_validate(table)
     loader = TrainLoader(
         open_corpus(config.train, config),
         config,
@@ -105,9 +138,10 @@ def marks(folder: Path, images: int) -> Iterator[Mark]:
     loader.close()
 
 
-def watch(folder: Path, images: int) -> list[Mark]:
+def watch(data: str, folder: Path, images: int, cache_gb: float) -> list[Mark]:
     """The marks of a fresh process."""
-    command = [sys.executable, "-m", "bench.memory", "--run", str(folder), "--images", str(images)]
+    command = [sys.executable, "-m", "bench.memory", "--run", data, "--folder", str(folder)]
+    command += ["--images", str(images), "--cache-gb", str(cache_gb)]
     root = Path(__file__).parents[1]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -141,20 +175,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=2_000_000, help="to take in all")
     parser.add_argument("--shards", type=int, default=2_000, help="of 50 images each")
-    parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--remote", action="store_true", help="through HTTP and a cache")
+    for name, kind in (("--run", str), ("--folder", Path), ("--cache-gb", float)):
+        parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    images, remote = arguments.images, arguments.remote
     if arguments.run:
-        for mark in marks(arguments.run, arguments.images):
+        for mark in marks(arguments.run, arguments.folder, images, arguments.cache_gb):
             print(json.dumps(asdict(mark)), flush=True)
         return
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "data"
-        make_data(folder, arguments.shards)
+        folder, data = Path(name), Path(name) / "data"
+        make_data(data, arguments.shards)
+        if not remote:  # from a store, a damaged shard is not taken at all
+            damage(data)
+        half_gb = sum(path.stat().st_size for path in data.iterdir()) / 2e9 if remote else 0.0
         begin = time.perf_counter()
-        found = watch(folder, arguments.images)
+        with served(data) if remote else nullcontext(str(data)) as source:
+            found = watch(source, folder, images, half_gb)
         results = results_of(found, arguments.shards * SHARD_SAMPLES, time.perf_counter() - begin)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results) + "\n")
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / ("memory-remote.json" if remote else "memory.json")
+    path.write_text(json.dumps(results) + "\n")
     print(json.dumps({name: value for name, value in results.items() if name != "marks"}, indent=2))
 
 

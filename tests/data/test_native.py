@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import crc32c
 import numpy as np
 import pytest
+from PIL import Image
 
+from tests.data.corpora import encoded
 from tests.data.jpegs import END, KINDS, declaring, jpeg, many_scans, picture
 from vitscale.data.native import extension, is_built, plain_decode
 
@@ -34,8 +36,8 @@ def view(data: bytes, box, size, *, mirrored=False, shrink=False, simd=True) -> 
     return out
 
 
-def why(data: bytes, box=(0, 0, 1, 1)) -> str | None:
-    return extension().view(data, np.zeros((4, 4, 3), np.uint8), (4, 4), box, False, False, True)
+def why(data: bytes, box=(0, 0, 1, 1), *, simd=True) -> str | None:
+    return extension().view(data, np.zeros((4, 4, 3), np.uint8), (4, 4), box, False, False, simd)
 
 
 def resized(pixels: np.ndarray, size, *, box=None, mirrored=False, simd=True) -> np.ndarray:
@@ -112,6 +114,45 @@ def test_random_sizes_and_boxes_give_the_same_bits_on_both_paths():
         pixels, box = picture(width, height, trial), random_box(rng, width, height)
         one, two = (resized(pixels, (rows, columns), box=box, simd=s) for s in (True, False))
         assert np.array_equal(one, two)
+
+
+@pytest.mark.parametrize("quality", [1, 30, 90, 100])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_our_entropy_decoder_reads_what_libjpeg_reads(quality, subsampling):
+    rng = np.random.default_rng(quality)
+    for trial in range(12):
+        width, height = rng.integers(1, 200, 2).tolist()
+        noise = rng.integers(0, 256, (height, width, 3), np.uint8)
+        pixels = Image.fromarray(noise if trial % 2 else picture(width, height, trial))
+        options = {"quality": quality, "subsampling": subsampling, "optimize": trial % 3 == 0}
+        data, box = encoded(pixels, "JPEG", **options), random_box(rng, width, height)
+        size = (box[3] - box[1], box[2] - box[0])
+        assert np.array_equal(*[view(data, box, size, simd=simd) for simd in (True, False)])
+
+
+def test_a_decoder_that_saw_other_tables_forgets_them(tmp_path):
+    pixels = Image.fromarray(picture(70, 50))
+    files = [
+        encoded(pixels, "JPEG", quality=quality, optimize=optimize)
+        for quality in (5, 60, 95)
+        for optimize in (False, True, False)
+    ]
+    (tmp_path / "files").write_bytes(b"".join(files))
+    lengths = np.array(list(map(len, files)), np.uint32)
+    out, n = np.zeros((len(files), 20, 30, 3), np.uint8), len(files)
+    with open(tmp_path / "files", "rb") as file:
+        columns = (
+            np.full(n, file.fileno(), np.int32),
+            np.cumsum(lengths, dtype=np.int64) - lengths,
+            lengths,
+            np.array(list(map(crc32c.crc32c, files)), np.uint32),
+            np.zeros((n, 2), np.int32),
+            np.tile(np.array([3, 2, 65, 47], np.int32), (n, 1)),
+            np.zeros(n, np.bool_),
+        )
+        assert extension().fill(out, (n, 20, 30), *columns, False, 0, True)[3] == []
+    for data, found in zip(files, out, strict=True):
+        assert np.array_equal(found, view(data, (3, 2, 65, 47), (20, 30), simd=False))
 
 
 @pytest.mark.parametrize("level", [0, 1, 128, 254, 255])
@@ -201,14 +242,15 @@ def test_a_box_outside_the_image_is_refused():
     assert "does not say its size" in (why(jpeg(40, 40), (0, 0, 0, 0)) or "")
 
 
-def test_random_damage_never_does_more_than_refuse():
+def test_random_damage_is_refused_for_the_reasons_of_libjpeg():
     rng = np.random.default_rng(3)
     for kind in KINDS:
         whole = np.frombuffer(jpeg(40, 40, kind), np.uint8)
         for _ in range(80):
             data = whole.copy()
             data[rng.integers(2, len(data), 4)] = rng.integers(0, 256, 4)
-            assert why(data.tobytes(), (1, 1, 39, 39)) is not False
+            reasons = [why(data.tobytes(), (1, 1, 39, 39), simd=simd) for simd in (True, False)]
+            assert reasons[0] == reasons[1]
 
 
 def test_buffers_of_a_wrong_size_are_refused():

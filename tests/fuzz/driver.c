@@ -36,7 +36,7 @@ static void check_boxes(int kind, int width, int height) {
     int size[2];
     size_t capacity = (size_t)width * (size_t)height * 3;
     uint8_t *whole = malloc(capacity), *part = malloc(capacity);
-    struct vs_jpeg *jpeg = vs_jpeg_new();
+    struct vs_jpeg *jpeg = vs_jpeg_new(1);
     struct vs_resizer resizer;
     vs_resizer_init(&resizer, 1);
     for (int trial = 0; trial < 40; trial++) {

@@ -15,5 +15,5 @@ trap 'rm -rf "$built"' EXIT INT TERM
 cd "$here/../../vitscale/data/native"
 ${CC:-gcc} -std=c11 -D_GNU_SOURCE -g -O1 -fno-omit-frame-pointer -DVS_MAX_PIXELS=1000000 -I. \
   -fsanitize=address,undefined -fno-sanitize-recover=all \
-  jpeg.c resize.c passes.c checksum.c "$here/target.c" "$here/seeds.c" "$here/driver.c" -ljpeg -o "$built/driver"
+  jpeg.c huffman.c resize.c passes.c checksum.c "$here/target.c" "$here/seeds.c" "$here/driver.c" -ljpeg -o "$built/driver"
 "$built/driver" "$seconds" "$first"

@@ -33,7 +33,7 @@ static struct vs_view chosen(const uint8_t *control, const int size[2]) {
 static enum vs_status viewed(const uint8_t *data, size_t bytes, const struct vs_view *view, int simd, uint8_t *out) {
     char reason[VS_REASON_BYTES] = "";
     struct vs_resizer resizer;
-    struct vs_jpeg *jpeg = vs_jpeg_new();
+    struct vs_jpeg *jpeg = vs_jpeg_new(simd);
     if (!jpeg) stop("no decoder");
     vs_resizer_init(&resizer, simd);
     enum vs_status status = vs_jpeg_view(jpeg, &resizer, data, bytes, view, out, reason);
@@ -83,7 +83,7 @@ enum vs_status try_input(const uint8_t *input, size_t bytes) {
     memcpy(data, input + CONTROL, length);
     char reason[VS_REASON_BYTES];
     int size[2] = {0, 0};
-    struct vs_jpeg *jpeg = vs_jpeg_new();
+    struct vs_jpeg *jpeg = vs_jpeg_new(0);
     if (!jpeg) stop("no decoder");
     vs_jpeg_plain(jpeg, data, length, NULL, 0, size, reason);
     vs_jpeg_free(jpeg);

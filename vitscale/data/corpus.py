@@ -20,6 +20,7 @@ from vitscale.config.dataset import MASKED, DatasetFacts
 from vitscale.config.source import Source
 from vitscale.data.cache import ShardCache
 from vitscale.data.pixels import Files
+from vitscale.data.places import label_part
 from vitscale.data.selection import Selection, select
 from vitscale.data.shards import ShardSet, open_shards
 from vitscale.data.stores.choose import local_folder, open_store
@@ -28,6 +29,7 @@ from vitscale.errors import DataError
 
 NextUse = Callable[[int, int], int | None]
 _GB = 10**9
+_LABELS_AT_ONCE = 1 << 20
 _AHEAD_SHARDS = 64
 _AHEAD_BYTES = 16 * _GB
 """What a rank has fetched beyond the shards it reads; the size of the cache is a bound of its own."""
@@ -151,12 +153,14 @@ class Corpus:
 
     def label_rows(self) -> np.ndarray:
         """[N, L] int64: the labels of all samples, `MASKED` behind the last of each. Reads every index."""
-        tables = []
+        rows = np.empty((self.samples, self.most_labels), np.int64)
         for source, selection in enumerate(self.selections):
             starts, labels = selection.shards.label_table()
-            whole = self._new_labels(source, starts, labels)
-            tables.append(whole[np.asarray(selection.ids)])
-        return np.concatenate(tables)
+            for begin in range(0, selection.samples, _LABELS_AT_ONCE):
+                own = np.arange(begin, min(begin + _LABELS_AT_ONCE, selection.samples))
+                part = label_part(starts, labels, selection.set_ids(own))
+                rows[self._first[source] + own] = self._new_labels(source, *part)
+        return rows
 
     def labels(self) -> np.ndarray:
         """[N] int64: the label of every sample.
@@ -165,15 +169,15 @@ class Corpus:
             DataError: some sample has none or several.
         """
         rows = self.label_rows()
-        wrong = (rows != MASKED).sum(1) != 1
-        if wrong.any():
+        right = (rows[:, 0] != MASKED) & (rows[:, 1:] == MASKED).all(1)
+        if not right.all():
             raise DataError(
-                f"{int(wrong.sum()):,} of {self.samples:,} samples have no label or several",
+                f"{int((~right).sum()):,} of {self.samples:,} samples have no label or several",
                 where=self.where,
-                given=f"the first: {self.name(int(np.flatnonzero(wrong)[0]))}",
+                given=f"the first: {self.name(int(right.argmin()))}",
                 do="Use a set with one label each, or select samples that have one.",
             )
-        return rows.max(1)
+        return rows[:, 0]
 
     def name(self, sample: int) -> str:
         """Shard and key for messages."""

@@ -14,7 +14,6 @@ over ranks. Letters: N samples, C lanes, S shards.
 from __future__ import annotations
 
 import itertools
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -78,7 +77,7 @@ class Order:
         self._lane_start = np.concatenate([[0], np.cumsum(self._lane_length)])
         self._line = lru_cache(maxsize=2)(self._make_line)
         self._first_window = lru_cache(maxsize=2)(self._make_first_window)
-        self._windows: OrderedDict[Window, np.ndarray] = OrderedDict()
+        self._windows: dict[int, dict[Window, np.ndarray]] = {}
 
     def places(self, position: int, size: int) -> Places:
         """Where positions [position, position + size) stand, sorted by lane, then epoch, then place."""
@@ -174,18 +173,19 @@ class Order:
         return np.where(self._lane_length > self._window, drawn, self._lane_length)
 
     def _window_ids(self, window: Window) -> np.ndarray:
-        """Ids of a window's samples in the order they are read; the last two windows a lane are remembered."""
-        if window in self._windows:
-            self._windows.move_to_end(window)
-            return self._windows[window]
+        """Ids of a window's samples in the order they are read; of each lane the last two are remembered."""
+        known = self._windows.setdefault(window.lane, {})
+        if window not in known:
+            if len(known) == 2:
+                del known[next(iter(known))]
+            known[window] = self._make_window_ids(window)
+        return known[window]
+
+    def _make_window_ids(self, window: Window) -> np.ndarray:
         epoch, lane, start = window.epoch, window.lane, window.start
         stream = generator("window", self._seed, epoch, lane, start)
         order = stream.permutation(self._length(window))
-        ids = self._ids_on_line(epoch, int(self._lane_start[lane]) + start + order)
-        self._windows[window] = ids
-        if len(self._windows) > 2 * self.lanes:
-            self._windows.popitem(last=False)
-        return ids
+        return self._ids_on_line(epoch, int(self._lane_start[lane]) + start + order)
 
     def _ids_on_line(self, epoch: int, places: np.ndarray) -> np.ndarray:
         shards, ends = self._line(epoch)

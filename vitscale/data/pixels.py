@@ -247,7 +247,10 @@ class PillowDecoder:
             pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
         else:
             pixels = self._resized(image, height, width)
-        out[:] = pixels[:, ::-1] if mirrored else pixels
+        if mirrored:  # whole pixels: three bytes one by one take numpy 2.5 times as long
+            out.view("V3")[:] = np.ascontiguousarray(pixels).view("V3")[:, ::-1]
+        else:
+            out[:] = pixels
 
     def _resized(self, image: Image.Image, height: int, width: int) -> np.ndarray:
         torch = self._torch

@@ -63,8 +63,7 @@ def reordered(places: Places, order: np.ndarray) -> Places:
     from vitscale.data.pixels import Files
 
     files = places.files
-    starts = places.label_starts[order]
-    counts = places.label_starts[order + 1] - starts
+    starts, labels = label_part(places.label_starts, places.labels, order)
     return Places(
         Files(
             files.handles[order],
@@ -73,10 +72,19 @@ def reordered(places: Places, order: np.ndarray) -> Places:
             files.crcs[order],
             files.sizes[order],
         ),
-        np.concatenate([[0], np.cumsum(counts)]),
-        places.labels[_stretches(starts, counts)],
+        starts,
+        labels,
         places.keep,
     )
+
+
+def label_part(
+    starts: np.ndarray, labels: np.ndarray, samples: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of labels as (starts [N + 1], labels [m]) those of `samples`, int64 [n], in the same form."""
+    begins = starts[samples]
+    counts = starts[samples + 1] - begins
+    return np.concatenate([[0], np.cumsum(counts)]), labels[_stretches(begins, counts)]
 
 
 def _several(

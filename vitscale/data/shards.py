@@ -151,15 +151,15 @@ class ShardSet:
         return reordered(places, back)
 
     def label_table(self) -> tuple[np.ndarray, np.ndarray]:
-        """All labels: (starts int64 [N + 1], labels int64 [m]), read-only. Reads every index once.
+        """All labels: (starts int64 [N + 1], labels uint32 [m]), read-only. Reads every index once.
 
         Samples of a lost shard have none. Raises as `places`.
         """
         if self._labels is None:
             parts = self._of_each_index(_labels_of)
-            counts = np.concatenate([counts for counts, _ in parts])
-            starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-            labels = np.concatenate([labels for _, labels in parts]).astype(np.int64)
+            starts = np.zeros(self.samples + 1, np.int64)
+            np.cumsum(np.concatenate([counts for counts, _ in parts]), out=starts[1:])
+            labels = np.concatenate([labels for _, labels in parts])
             for table in (starts, labels):
                 table.setflags(write=False)
             self._labels = starts, labels
@@ -357,11 +357,11 @@ class ShardSet:
 
 
 def _labels_of(index: ShardIndex | None, samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels a sample, and labels, of one shard."""
+    """Labels a sample, and labels, of one shard, as copies: views would keep the whole index."""
     if index is None:
-        return np.zeros(samples, np.int64), np.zeros(0, np.int64)
-    return np.diff(index.label_starts.astype(np.int64)), index.labels
+        return np.zeros(samples, np.uint32), np.zeros(0, np.uint32)
+    return np.diff(index.label_starts), index.labels.copy()
 
 
 def _key_hashes_of(index: ShardIndex | None, samples: int) -> np.ndarray:
-    return np.zeros(samples, np.uint64) if index is None else index.key_hashes
+    return np.zeros(samples, np.uint64) if index is None else index.key_hashes.copy()

@@ -39,7 +39,7 @@ struct vs_view {
 /* ---- resize.c: antialiased triangle filter, one source row after the other ---- */
 
 struct vs_axis {
-    int *first;       /* [outputs] first source pixel of each output */
+    int *first, *end; /* [outputs] first source pixel of each output, and the one behind its last */
     int16_t *weights; /* [outputs][2 * pairs], fixed point, sum 1 << bits, zeros behind the last */
     int pairs, bits;
 };
@@ -53,7 +53,7 @@ struct vs_resizer {
     size_t stride;         /* bytes of a row in the ring */
     int ring_rows, offset; /* offset: pixels of a row before the box */
     int pushed, done;      /* source rows taken, view rows written */
-    uint8_t *ring;
+    uint8_t *ring, *askew; /* askew: the first row in it */
     int16_t *middle; /* one view row between the passes, RGBX */
     uint8_t **taps;  /* rows of the ring that an output row sums */
     size_t ring_bytes, middle_bytes, tap_bytes, column_bytes, row_bytes;
@@ -83,7 +83,8 @@ uint32_t vs_crc32c(const uint8_t *data, size_t bytes, int simd);
 /* ---- jpeg.c ---- */
 
 struct vs_jpeg;
-struct vs_jpeg *vs_jpeg_new(void);
+/* Without `fast` libjpeg alone decodes; the result is the same. */
+struct vs_jpeg *vs_jpeg_new(int fast);
 void vs_jpeg_free(struct vs_jpeg *jpeg);
 /* Decode what `view` needs of a JPEG into `out`, uint8 [height, width, 3]. `reason` has VS_REASON_BYTES. */
 enum vs_status vs_jpeg_view(struct vs_jpeg *jpeg, struct vs_resizer *resizer, const uint8_t *data,

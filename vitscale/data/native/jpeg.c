@@ -14,6 +14,8 @@
 
 #include <jerror.h>
 
+#include "huffman.h"
+
 #if !defined(LIBJPEG_TURBO_VERSION_NUMBER) || LIBJPEG_TURBO_VERSION_NUMBER < 1005000
 #error "libjpeg-turbo 1.5 or newer is needed: other libjpegs cannot decode a part of an image"
 #endif
@@ -28,6 +30,8 @@ struct vs_jpeg {
     struct jpeg_progress_mgr progress;
     jmp_buf escape;
     char *reason; /* of VS_REASON_BYTES, the caller's */
+    struct vs_scan *scan; /* NULL: only libjpeg decodes */
+    int doubtful;         /* whether our entropy decoder gave up */
 };
 
 static struct vs_jpeg *owner(j_common_ptr info) { return info->client_data; }
@@ -75,7 +79,7 @@ static int created(struct vs_jpeg *jpeg, char *reason) {
     return 1;
 }
 
-struct vs_jpeg *vs_jpeg_new(void) {
+struct vs_jpeg *vs_jpeg_new(int fast) {
     char reason[VS_REASON_BYTES];
     struct vs_jpeg *jpeg = calloc(1, sizeof *jpeg);
     if (!jpeg) return NULL;
@@ -85,7 +89,9 @@ struct vs_jpeg *vs_jpeg_new(void) {
     jpeg->errors.output_message = stay_silent;
     jpeg->progress.progress_monitor = watch_scans;
     jpeg->info.client_data = jpeg;
-    if (!created(jpeg, reason)) {
+    jpeg->scan = fast ? calloc(1, sizeof *jpeg->scan) : NULL;
+    if ((fast && !jpeg->scan) || !created(jpeg, reason)) {
+        free(jpeg->scan);
         free(jpeg);
         return NULL;
     }
@@ -96,6 +102,7 @@ struct vs_jpeg *vs_jpeg_new(void) {
 void vs_jpeg_free(struct vs_jpeg *jpeg) {
     if (!jpeg) return;
     jpeg_destroy_decompress(&jpeg->info);
+    free(jpeg->scan);
     free(jpeg);
 }
 
@@ -170,6 +177,13 @@ static int start_columns(struct jpeg_decompress_struct *info, const struct vs_bo
     return (int)first;
 }
 
+static boolean next_blocks(j_decompress_ptr info, JBLOCKROW *blocks) {
+    struct vs_jpeg *jpeg = owner((j_common_ptr)info);
+    if (vs_scan_next(jpeg->scan, blocks)) return TRUE;
+    jpeg->doubtful = 1;
+    longjmp(jpeg->escape, 1);
+}
+
 static enum vs_status push_rows(struct jpeg_decompress_struct *info, struct vs_resizer *resizer,
                                 const struct vs_box *box, uint8_t *out) {
     if (can_skip(info) && box->upper > MARGIN)
@@ -201,6 +215,9 @@ static enum vs_status view_of(struct vs_jpeg *jpeg, struct vs_resizer *resizer, 
         snprintf(reason, VS_REASON_BYTES, "no memory for its rows");
         return VS_BAD;
     }
+    int mcu_width = 8 / by * (info->comps_in_scan == 1 ? 1 : info->max_h_samp_factor);
+    if (jpeg->scan && !jpeg->doubtful)
+        vs_scan_begin(jpeg->scan, info, first, first + (int)info->output_width, mcu_width, next_blocks);
     snprintf(reason, VS_REASON_BYTES, "cannot be decoded: its rows end early");
     return push_rows(info, resizer, &box, out);
 }
@@ -213,8 +230,8 @@ static int opened(struct vs_jpeg *jpeg, const uint8_t *data, size_t bytes) {
     return 1;
 }
 
-enum vs_status vs_jpeg_view(struct vs_jpeg *jpeg, struct vs_resizer *resizer, const uint8_t *data,
-                            size_t bytes, const struct vs_view *view, uint8_t *out, char *reason) {
+static enum vs_status attempt(struct vs_jpeg *jpeg, struct vs_resizer *resizer, const uint8_t *data,
+                              size_t bytes, const struct vs_view *view, uint8_t *out, char *reason) {
     jpeg->reason = reason;
     if (setjmp(jpeg->escape)) {
         jpeg_abort_decompress(&jpeg->info);
@@ -224,6 +241,13 @@ enum vs_status vs_jpeg_view(struct vs_jpeg *jpeg, struct vs_resizer *resizer, co
     enum vs_status status = view_of(jpeg, resizer, view, out, reason);
     jpeg_abort_decompress(&jpeg->info);
     return status;
+}
+
+enum vs_status vs_jpeg_view(struct vs_jpeg *jpeg, struct vs_resizer *resizer, const uint8_t *data,
+                            size_t bytes, const struct vs_view *view, uint8_t *out, char *reason) {
+    jpeg->doubtful = 0;
+    enum vs_status status = attempt(jpeg, resizer, data, bytes, view, out, reason);
+    return jpeg->doubtful ? attempt(jpeg, resizer, data, bytes, view, out, reason) : status;
 }
 
 static void read_all(struct jpeg_decompress_struct *info, uint8_t *out) {

@@ -96,7 +96,7 @@ static void run_job(struct job *job) {
 
 static int begin_job(struct job *job) {
     vs_resizer_init(&job->resizer, job->simd);
-    job->jpeg = vs_jpeg_new();
+    job->jpeg = vs_jpeg_new(job->simd);
     size_t rows = (size_t)(job->rows - job->next);
     job->outcomes = calloc(rows ? rows : 1, sizeof *job->outcomes);
     if (job->jpeg && job->outcomes) return 0;
@@ -213,7 +213,7 @@ static PyObject *view(PyObject *module, PyObject *arguments) {
         Py_BEGIN_ALLOW_THREADS
         struct vs_resizer resizer;
         vs_resizer_init(&resizer, simd);
-        struct vs_jpeg *jpeg = vs_jpeg_new();
+        struct vs_jpeg *jpeg = vs_jpeg_new(simd);
         if (jpeg)
             status = vs_jpeg_view(jpeg, &resizer, data.buf, (size_t)data.len, &wanted, out.buf, reason);
         else
@@ -272,7 +272,7 @@ static PyObject *plain_decode(PyObject *module, PyObject *arguments) {
     enum vs_status status;
     (void)module;
     if (!PyArg_ParseTuple(arguments, "y*", &data)) return NULL;
-    struct vs_jpeg *jpeg = vs_jpeg_new();
+    struct vs_jpeg *jpeg = vs_jpeg_new(0);
     status = jpeg ? vs_jpeg_plain(jpeg, data.buf, (size_t)data.len, NULL, 0, size, reason) : VS_BAD;
     Py_ssize_t bytes = (Py_ssize_t)size[0] * size[1] * 3;
     if (status == VS_DONE && bytes <= 3 * (Py_ssize_t)VS_MAX_PIXELS)

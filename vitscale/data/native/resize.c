@@ -18,6 +18,8 @@
 #define MAX_FRACTION 7 /* 255 << 7 fits a signed 16-bit number */
 #define SUM_BITS 23    /* 255 << 23 fits a signed 32-bit number */
 #define SLACK 64       /* bytes or columns that vectors may read behind a row */
+#define ALIGNMENT 32   /* of strides */
+#define ASKEW 8        /* libjpeg-turbo writes rows that are aligned past the caches, from where we would fetch them */
 
 int vs_box_fits(const struct vs_box *box, int width, int height) {
     return 0 <= box->left && box->left < box->right && box->right <= width && 0 <= box->upper &&
@@ -78,15 +80,17 @@ static int axis_begin(struct vs_axis *axis, size_t *have, int in, int out, int p
     axis->pairs = (most + 1) / 2;
     axis->bits = MIN_BITS;
     while (axis->bits < MAX_BITS && in >= (int64_t)out << (axis->bits - MIN_BITS + 2)) axis->bits++;
-    size_t row = (size_t)axis->pairs * 2, firsts = (size_t)padded * sizeof(int);
+    size_t row = (size_t)axis->pairs * 2, firsts = (size_t)padded * 2 * sizeof(int);
     size_t bytes = firsts + (size_t)padded * row * sizeof(int16_t);
     axis->first = grown(axis->first, have, bytes);
     if (!axis->first) return -1;
     memset(axis->first, 0, bytes);
-    axis->weights = (int16_t *)((char *)axis->first + firsts);
+    axis->end = axis->first + padded;
+    axis->weights = (int16_t *)(axis->end + padded);
     for (int x = 0; x < out; x++) {
         int at = mirrored ? out - 1 - x : x;
         int taps = reach(in, out, x, &axis->first[at]);
+        axis->end[at] = axis->first[at] + taps;
         weigh(in, out, x, axis->bits, axis->first[at], taps, axis->weights + (size_t)at * row);
     }
     return 0;
@@ -121,32 +125,27 @@ int vs_resizer_begin(struct vs_resizer *resizer, const struct vs_view *view, int
         return -1;
     int rows = resizer->rows.pairs * 2;
     resizer->ring_rows = rows < source_height ? rows : source_height;
-    resizer->stride = ((size_t)row_pixels * 4 + SLACK + 31) / 32 * 32;
+    resizer->stride = ((size_t)row_pixels * 4 + SLACK + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     int fraction = SUM_BITS - resizer->columns.bits;
     resizer->fraction = fraction < MAX_FRACTION ? fraction : MAX_FRACTION;
     size_t middle = ((size_t)source_width + 2 * (size_t)resizer->columns.pairs + SLACK) * 4;
-    resizer->ring = grown(resizer->ring, &resizer->ring_bytes, resizer->stride * resizer->ring_rows);
+    resizer->ring = grown(resizer->ring, &resizer->ring_bytes, resizer->stride * resizer->ring_rows + 2 * ALIGNMENT);
     resizer->middle = grown(resizer->middle, &resizer->middle_bytes, middle * sizeof(int16_t));
     resizer->taps = grown(resizer->taps, &resizer->tap_bytes, (size_t)rows * sizeof(uint8_t *));
+    resizer->askew = resizer->ring + (ASKEW - (uintptr_t)resizer->ring) % ALIGNMENT;
     return resizer->ring && resizer->middle && resizer->taps ? 0 : -1;
 }
 
 uint8_t *vs_resizer_row(struct vs_resizer *resizer) {
-    return resizer->ring + resizer->stride * (size_t)(resizer->pushed % resizer->ring_rows);
-}
-
-/* How many source rows output row y has to wait for. */
-static int needed(const struct vs_resizer *resizer, int y) {
-    int first, taps = reach(resizer->source_height, resizer->height, y, &first);
-    return first + taps;
+    return resizer->askew + resizer->stride * (size_t)(resizer->pushed % resizer->ring_rows);
 }
 
 /* Where the source rows of output row y lie; behind the last there is only weight 0, so the last stands in. */
 static void find_taps(struct vs_resizer *resizer, int y) {
-    int first = resizer->rows.first[y], last = needed(resizer, y) - 1;
+    int first = resizer->rows.first[y], last = resizer->rows.end[y] - 1;
     for (int tap = 0; tap < 2 * resizer->rows.pairs; tap++) {
         int row = (first + tap < last ? first + tap : last) % resizer->ring_rows;
-        resizer->taps[tap] = resizer->ring + resizer->stride * (size_t)row + (size_t)resizer->offset * 4;
+        resizer->taps[tap] = resizer->askew + resizer->stride * (size_t)row + (size_t)resizer->offset * 4;
     }
 }
 
@@ -182,7 +181,7 @@ static void write_row(struct vs_resizer *resizer, uint8_t *out) {
 
 void vs_resizer_push(struct vs_resizer *resizer, uint8_t *out) {
     resizer->pushed++;
-    while (resizer->done < resizer->height && needed(resizer, resizer->done) <= resizer->pushed) {
+    while (resizer->done < resizer->height && resizer->rows.end[resizer->done] <= resizer->pushed) {
         write_row(resizer, out);
         resizer->done++;
     }
