@@ -3,7 +3,8 @@
     python -m bench.elastic
 
 float32, batch 24 in micro-batches of 2, accumulation as the number of ranks asks for. A cell is the largest relative
-difference of two steps' losses from those of the run that was not stopped; "unequal" stands where parameters, moments or
+difference of two steps' losses from those of the run that was not stopped;
+"unequal" stands where parameters, moments or
 average were not equal to the last bit after loading. Prints a table in Markdown and writes bench/results/elastic.json.
 """
 

@@ -74,6 +74,16 @@ class ResourceError(VitscaleError):
     exit_code = 2
 
 
+class LeaseError(VitscaleError):
+    """The run folder belongs to another launch, so nothing may be written into it."""
+
+    exit_code = 2
+
+
+class HopelessError(VitscaleError):
+    """The same failure again: another try would end the same way."""
+
+
 def _rebuild(
     kind: type[VitscaleError], what: str, where: str, given: object, do: str
 ) -> VitscaleError:

@@ -23,16 +23,20 @@ def reply(
     }
 
 
-def leave_word(folder: Path, rank: int, error: VitscaleError) -> None:
-    """Write down why this rank ends for good, so that nobody asks for a retry."""
+def leave_word(folder: Path, rank: int, error: VitscaleError, submission: str = "") -> None:
+    """Write down why this rank ends for good, so that nobody of its submission asks for a retry."""
     record = {"rank": rank, "exit_code": error.exit_code, "message": str(error)}
+    record |= {"submission": submission}
     write_text_atomically(folder / f"fatal-{rank:05d}.json", json.dumps(record))
 
 
-def last_word(folder: Path, since: float) -> dict[str, Any] | None:
-    """What `leave_word` of any rank wrote after `since` (Unix time), with its `time`; None if nothing."""
+def last_word(folder: Path, since: float, submission: str = "") -> dict[str, Any] | None:
+    """What a rank of this submission wrote after `since` (Unix time), with its `time`; None if nothing."""
     for path in sorted(folder.glob("fatal-*.json")):
         written = path.stat().st_mtime
-        if written >= since:
-            return {**json.loads(path.read_text(encoding="utf-8")), "time": written}
+        if written < since:
+            continue
+        word = json.loads(path.read_text(encoding="utf-8"))
+        if word.get("submission", "") == submission:
+            return {**word, "time": written}
     return None

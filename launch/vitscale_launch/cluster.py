@@ -21,6 +21,7 @@ _OBJECT_STORE_BYTES = 128 << 20  # the job passes a recipe and a reply, no tenso
 _RAY_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -28,6 +29,8 @@ _RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 _LOCAL_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+# Ray plans with a lost node for a while, waits this long for it, and only then takes fewer workers.
+_ELASTIC_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20"}
 
 
 @contextmanager
@@ -38,6 +41,7 @@ def connected(profile: ClusterProfile) -> Generator[None]:
         ResourceError: nothing answers at the address, or the cluster lacks CPUs or GPUs.
     """
     settings = _RAY_ENVIRONMENT | (_LOCAL_ENVIRONMENT if profile.is_local else {})
+    settings |= _ELASTIC_ENVIRONMENT if profile.is_elastic else {}
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     import ray
@@ -94,15 +98,15 @@ def _no_answer(profile: ClusterProfile, reason: str) -> ResourceError:
 
 def _insist_on_room(resources: Mapping[str, float], profile: ClusterProfile) -> None:
     wanted = {
-        "CPU": profile.workers * profile.cpus_per_worker,
-        "GPU": float(profile.workers * profile.gpus_per_worker),
+        "CPU": profile.fewest * profile.cpus_per_worker,
+        "GPU": float(profile.fewest * profile.gpus_per_worker),
     }
     for name, amount in wanted.items():
         if resources.get(name, 0.0) < amount:
             raise ResourceError(
                 f"the Ray cluster has {resources.get(name, 0):g} {name}s and the job needs {amount:g}",
-                where="cluster.workers",
-                given=profile.workers,
+                where=f"cluster.{'workers_min' if profile.is_elastic else 'workers'}",
+                given=profile.fewest,
                 do=f"Use fewer workers, or lower cluster.{name.lower()}s_per_worker.",
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from typing import Any, Literal
 from vitscale.config.cluster import ClusterProfile
 from vitscale.config.dataset import DatasetFacts
 from vitscale.config.load import Recipe
-from vitscale.config.plan import Plan, make_plan
+from vitscale.config.plan import Plan, make_plan, worlds_that_fit
 from vitscale.errors import ConfigError, ResourceError
 from vitscale.units import human_bytes
 
@@ -28,6 +29,11 @@ class Job:
     plan: Plan
     data: DatasetFacts
     resume: Resume
+    submission: str
+    """Tells the restarts of this job from other launches of the same run."""
+
+    worlds: tuple[int, ...]
+    """The numbers of workers the job may run on."""
 
     @property
     def folder(self) -> Path:
@@ -36,7 +42,12 @@ class Job:
     @property
     def request(self) -> dict[str, Any]:
         """What every rank hands to `vitscale.train.worker.run`."""
-        return {"recipe": self.recipe.to_json(), "resume": self.resume}
+        return {
+            "recipe": self.recipe.to_json(),
+            "resume": self.resume,
+            "submission": self.submission,
+            "max_failures": self.profile.max_failures,
+        }
 
 
 def make_job(recipe: Recipe, profile: ClusterProfile, resume: Resume = "auto") -> Job:
@@ -51,7 +62,10 @@ def make_job(recipe: Recipe, profile: ClusterProfile, resume: Resume = "auto") -
 
     facts = facts_of(recipe.config.data)
     plan = make_plan(recipe.config, world=profile.workers, epoch_images=facts.samples)
-    return Job(recipe, profile, plan, facts, resume)
+    worlds = worlds_that_fit(recipe.config, profile.fewest, profile.workers)
+    if profile.fewest not in worlds:
+        raise _cannot_shrink(recipe, profile)
+    return Job(recipe, profile, plan, facts, resume, uuid.uuid4().hex, worlds)
 
 
 def check_machine(job: Job) -> None:
@@ -106,6 +120,17 @@ def _insist_on_gpus(wanted: int) -> None:
             where="cluster.workers",
             do="Use fewer workers, or cluster.gpus_per_worker=0 to train on the CPU.",
         )
+
+
+def _cannot_shrink(recipe: Recipe, profile: ClusterProfile) -> ConfigError:
+    batch, micro_batch = recipe.config.train.batch, recipe.config.train.micro_batch
+    fit = worlds_that_fit(recipe.config, 1, profile.workers)
+    return ConfigError(
+        f"batch {batch} cannot be cut into micro-batches of {micro_batch} on {profile.fewest} workers",
+        where="cluster.workers_min",
+        given=profile.fewest,
+        do=f"Up to {profile.workers} workers these numbers can: {', '.join(map(str, fit))}.",
+    )
 
 
 def _unwritable(home: Path, reason: str | None) -> ResourceError:

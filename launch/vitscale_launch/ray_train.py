@@ -13,9 +13,12 @@ import threading
 import time
 from typing import Any
 
+from vitscale.attempts import restarts_of
 from vitscale.errors import STOPPED_EXIT_CODE
 from vitscale.outcome import last_word, reply
+from vitscale_launch.elastic import scaling_policy
 from vitscale_launch.job import Job
+from vitscale_launch.preemption import go_on_without, job_id, notice_of_leaving
 from vitscale_launch.stopping import StopSignals
 
 WORKER = "vitscale.train.worker:run"
@@ -39,7 +42,7 @@ def run_on_ray(job: Job, signals: StopSignals, worker: str = WORKER) -> dict[str
         signals.keep_asking()
         if signals.count > 1:
             return _left_at_once(job)
-        word = last_word(job.folder, started)
+        word = last_word(job.folder, started, job.submission)
         if word is not None and time.time() - word["time"] > _FATAL_GRACE_S:
             return _failed(job, word["exit_code"], word["message"])
     return fit.reply()
@@ -64,8 +67,12 @@ class _Fit(threading.Thread):
         """What rank 0 returned, or a failure once the restarts are used up."""
         if self._error is None:
             return self._outcome
+        from ray.exceptions import RayActorError
         from ray.train import TrainingFailedError
 
+        if isinstance(self._error, RayActorError):
+            message = "Ray's controller of the job died; run the same command again: it goes on from the last commit"
+            return _failed(self._job, 1, message)
         if not isinstance(self._error, TrainingFailedError):
             raise self._error
         tries = self._job.profile.max_failures + 1
@@ -82,15 +89,18 @@ def _trainer(job: Job, worker: str) -> Any:
     shutil.rmtree(storage, ignore_errors=True)
     storage.mkdir(parents=True)
     resources = {"CPU": profile.cpus_per_worker, "GPU": float(profile.gpus_per_worker)}
-    return _trainer_class(profile.is_local)(
+    return _trainer_class(job)(
         work,
-        train_loop_config={"request": job.request, "worker": worker},
+        train_loop_config={"request": job.request, "worker": worker, "worlds": job.worlds},
         torch_config=TorchConfig(
             backend="cpu:gloo,cuda:nccl" if profile.gpus_per_worker else "gloo",
             timeout_s=job.recipe.config.engine.timeout_s,
         ),
         scaling_config=ScalingConfig(
-            num_workers=profile.workers,
+            num_workers=(profile.fewest, profile.workers)
+            if profile.is_elastic
+            else profile.workers,
+            elastic_resize_monitor_interval_s=0.0,  # our policy looks after each commit
             use_gpu=bool(profile.gpus_per_worker),
             resources_per_worker=resources,
         ),
@@ -104,20 +114,28 @@ def _trainer(job: Job, worker: str) -> Any:
     )
 
 
-def _trainer_class(local: bool) -> Any:
-    """TorchTrainer; on a local cluster without the process that outlives it to free its resources.
+def _trainer_class(job: Job) -> Any:
+    """TorchTrainer with our scaling policy; on a local cluster without the process that outlives it.
 
-    That process asks the dashboard once a second, which a local cluster does not have, and says so each time.
-    Should Ray rename the method, only the noise comes back.
+    That process, which frees the resources of a trainer, asks the dashboard once a second, which a local cluster does
+    not have, and says so each time. Should Ray rename that method, only the noise comes back; should it rename the
+    other, tests/launch/test_elastic.py says so.
     """
     from ray.train.torch import TorchTrainer
 
-    class LocalTrainer(TorchTrainer):
+    class Trainer(TorchTrainer):
         def _create_default_callbacks(self) -> list[Any]:
             callbacks = super()._create_default_callbacks()
+            if not job.profile.is_local:
+                return callbacks
             return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
 
-    return LocalTrainer if local else TorchTrainer
+        def _initialize_and_run_controller(self, **settings: Any) -> Any:
+            if job.profile.is_elastic:
+                settings["scaling_policy"] = scaling_policy(job, self.scaling_config)
+            return super()._initialize_and_run_controller(**settings)
+
+    return Trainer
 
 
 def worker_environment(job: Job) -> dict[str, str]:
@@ -133,13 +151,21 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     # Ray shows what reaches the root logger too, so every line would come twice.
     logging.getLogger("vitscale").propagate = False
     module, _, name = config["worker"].partition(":")
-    return getattr(importlib.import_module(module), name)(config["request"])
+    request = config["request"] | {"job": job_id()}
+    answer = getattr(importlib.import_module(module), name)(request, notice_of_leaving())
+    go_on_without(answer, config["worlds"])
+    return answer
 
 
 def _left_at_once(job: Job) -> dict[str, Any]:
     message = "left at the second signal without waiting; the last commit counts"
-    return reply(job.folder, "stopped", STOPPED_EXIT_CODE, message)
+    return _reply(job, "stopped", STOPPED_EXIT_CODE, message)
 
 
 def _failed(job: Job, exit_code: int, message: str) -> dict[str, Any]:
-    return reply(job.folder, "failed", exit_code, message)
+    return _reply(job, "failed", exit_code, message)
+
+
+def _reply(job: Job, status: str, exit_code: int, message: str) -> dict[str, Any]:
+    restarts = restarts_of(job.folder, job.submission)
+    return reply(job.folder, status, exit_code, message) | {"restarts": restarts}

@@ -48,7 +48,7 @@ def dry_run(recipe: Recipe, profile: ClusterProfile, *, resume: Resume = "auto")
             "resume": resume,
             "cluster": profile.model_dump(mode="json") | {"omp_threads": profile.threads},
             "data": {"samples": job.data.samples, "classes": len(job.data.classes)},
-            "plan": plan,
+            "plan": plan | {"worlds": list(job.worlds)},
             "config": recipe.config.model_dump(mode="json"),
         }
     )

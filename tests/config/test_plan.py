@@ -6,7 +6,7 @@ import pytest
 
 from tests.config.recipe_text import write_recipe
 from vitscale.config.load import load_recipe
-from vitscale.config.plan import make_plan
+from vitscale.config.plan import make_plan, worlds_that_fit
 from vitscale.errors import ConfigError
 
 
@@ -89,3 +89,16 @@ def test_a_run_without_a_step_is_refused(plan_of):
 def test_a_warmup_as_long_as_the_run_is_refused(plan_of):
     with pytest.raises(ConfigError, match="takes 20 of 20 steps"):
         plan_of(train__duration="20 steps", optim__warmup="20 steps")
+
+
+def test_the_numbers_of_ranks_that_can_cut_a_batch(tmp_path):
+    recipe = write_recipe(tmp_path / "r.toml", train__batch=96, train__micro_batch=4)
+    config = load_recipe(recipe).config
+    assert worlds_that_fit(config, 1, 12) == (1, 2, 3, 4, 6, 8, 12)
+    assert worlds_that_fit(config, 5, 7) == (6,)
+    for world in range(1, 13):
+        if world in worlds_that_fit(config, 1, 12):
+            assert make_plan(config, world=world, epoch_images=1000).rank_batch * world == 96
+        else:
+            with pytest.raises(ConfigError, match="cannot be cut"):
+                make_plan(config, world=world, epoch_images=1000)

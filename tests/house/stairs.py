@@ -33,6 +33,7 @@ ROOMS = {
     "vitscale.faults": _room(0),
     "vitscale.durable": _room(0),
     "vitscale.outcome": _room(0),
+    "vitscale.attempts": _room(0),
     "vitscale.config": _room(1, "pydantic"),
     "vitscale.ops": _room(2, "torch", "apex"),
     "vitscale.model": _room(3, *NUMBERS),

@@ -86,3 +86,20 @@ def test_an_address_where_nobody_listens_is_an_error_within_seconds():
     with pytest.raises(ResourceError, match=r"cluster\.address"), connected(profile):
         pass
     assert time.monotonic() - before < 10
+
+
+def test_an_elastic_job_knows_the_numbers_of_workers_it_may_run_on(recipe):
+    job = make_job(recipe, ClusterProfile(workers=4, workers_min=1))
+    assert job.worlds == (1, 2, 4)  # 3 cannot cut a batch of 8
+    assert dry_run(recipe, job.profile)["plan"]["worlds"] == [1, 2, 4]
+    assert make_job(recipe, ClusterProfile()).worlds == (2,)
+
+
+def test_a_smallest_number_of_workers_that_cannot_cut_the_batch_is_refused(recipe):
+    with pytest.raises(ConfigError, match=r"workers_min.*on 3 workers.*can: 1, 2, 4"):
+        make_job(recipe, ClusterProfile(workers=4, workers_min=3))
+
+
+def test_each_submission_has_a_name_of_its_own(recipe):
+    first, second = (make_job(recipe, ClusterProfile()) for _ in range(2))
+    assert first.request["submission"] == first.submission != second.submission

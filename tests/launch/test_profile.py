@@ -61,3 +61,11 @@ def test_threads_follow_the_cores_of_a_worker():
 def test_overrides_are_told_apart():
     given = ["train.batch=8", "cluster.workers=4"]
     assert split_overrides(given) == (["train.batch=8"], ["cluster.workers=4"])
+
+
+def test_a_job_is_elastic_where_fewer_workers_will_do():
+    assert not ClusterProfile(workers=8).is_elastic
+    profile = ClusterProfile(workers=8, workers_min=2)
+    assert (profile.is_elastic, profile.fewest) == (True, 2)
+    with pytest.raises(ValidationError, match="workers_min 3 is above workers 2"):
+        ClusterProfile(workers=2, workers_min=3)

@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 
 
-def run(request):
-    """Behave as TINY_WORKER says: finish, fail, or wait for STOP while counting steps."""
+def run(request, leaving=None):
+    """Behave as TINY_WORKER says: finish, fail, or wait for STOP or for one's machine to leave."""
     run_table = json.loads(request["recipe"])["config"]["run"]
     folder = Path(run_table["home"]) / run_table["name"]
     behaviour = os.environ["TINY_WORKER"]
@@ -30,6 +30,8 @@ def run(request):
             return _reply("stopped", 75, f"stopped at step {step}")
         step += 1
         time.sleep(0.05)
+        if leaving and step % 20 == 0 and (gone := leaving()):
+            return _reply("stopped", 75, f"stopped at step {step}") | {"leaving": gone}
     return _reply("finished", 0, request["resume"])
 
 

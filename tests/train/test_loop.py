@@ -27,7 +27,7 @@ class Story:
     work = SimpleNamespace(read_s=0.0, decode_s=0.0, lost=0)
 
     def __init__(self, start=0, stop_at=None, bad=()):
-        self.told = []
+        self.told, self.beats = [], []
         self.start, self.stop_at, self.bad = start, stop_at, list(bad)
         self.saved = None
 
@@ -77,6 +77,9 @@ class Story:
     def asked(self, progress):
         return progress.step == self.stop_at
 
+    def beat(self, step, phase):
+        self.beats.append(f"{phase} {step}")
+
     def metrics(self, values, step):
         self.told.append(f"{'log' if 'train/lr' in values else 'score'} {step}")
         self.values = values if "train/lr" in values else self.values
@@ -90,7 +93,9 @@ def tell(story, **guard):
     plan = Plan(1, 4, 2, 2, 12, 6, 0, 2, 3, None, 4)
     story.guard = Guard(GuardConfig(**guard), plan.batch)
     meters = Window(plan, gather=lambda v: [v], flops_per_image=1.0, loader=story, copied_s=float)
-    run = Run(plan, story, story, story, float, story.guard, meters, story, story, story)
+    run = Run(
+        plan, story, story, story, float, story.guard, meters, story, story, story, story.beat
+    )
     return train(run)
 
 
@@ -117,6 +122,16 @@ def test_a_run_from_the_start_logs_saves_and_evaluates_when_due():
     assert updates == [f"update at {float(step)}" for step in range(6)]
     first = ["step with labels [0, 1]", "micro 0", "micro 1 last", "update at 0.0"]
     assert story.told[2:6] == first
+
+
+def test_every_wait_begins_with_a_beat_that_says_where():
+    story = Story(start=2)
+    tell(story)
+    beats = [beat for beat, _ in itertools.groupby(story.beats)]
+    assert beats[:6] == ["data 2", "step 2", "save 3", "data 3", "step 3", "step 4"]
+    assert beats[6:10] == ["evaluate 4", "data 4", "step 4", "step 5"]
+    assert beats[10:] == ["data 5", "step 5", "save 6", "evaluate 6"]
+    assert story.beats.count("step 2") > 2  # one a micro-batch: a step may be long
 
 
 def test_a_resumed_run_feeds_from_where_it_was():
@@ -210,7 +225,7 @@ def test_without_a_commit_there_is_nothing_to_go_back_to():
 
 
 def test_the_loop_and_its_collaborators_of_plain_python_load_no_torch():
-    modules = "loop meters progress stop protocols guard events"
+    modules = "loop meters progress stop protocols guard events heartbeat restart life"
     code = (
         "import sys, importlib\n"
         f"for name in {modules.split()}: importlib.import_module('vitscale.train.' + name)\n"

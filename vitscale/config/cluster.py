@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from vitscale.config.base import Section
 from vitscale.config.load import all_at_once, merge, parse_override, read_toml, sentences
@@ -24,7 +24,10 @@ class ClusterProfile(Section):
     """"local" starts Ray inside the command; else a cluster: "auto", "HOST:6379" or "ray://HOST:10001"."""
 
     workers: int = Field(default=2, ge=1)
-    """Ranks of the job; one process each."""
+    """Ranks of the job, at most; one process each."""
+
+    workers_min: int | None = Field(default=None, ge=1)
+    """Ranks the job goes on with where machines are missing; as many as `workers` where not given."""
 
     cpus_per_worker: float = Field(default=1.0, gt=0)
     """CPU cores Ray reserves for each rank."""
@@ -36,7 +39,7 @@ class ClusterProfile(Section):
     """Threads of the numerical libraries in each rank; its CPU cores where not given."""
 
     max_failures: int = Field(default=3, ge=0)
-    """Times the job is restarted, from its last commit, after a worker died."""
+    """Times the job is restarted, from its last commit, after a worker died; machines taken away do not count."""
 
     environment: dict[str, str] = Field(default_factory=dict)
     """Environment variables of the workers; nothing else is sent to a cluster."""
@@ -50,6 +53,21 @@ class ClusterProfile(Section):
         if value in (LOCAL, "auto") or value.rpartition(":")[2].isdigit():
             return value
         raise ValueError(f'{value!r} is neither "local", "auto", "HOST:PORT" nor "ray://HOST:PORT"')
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ClusterProfile:
+        if self.fewest > self.workers:
+            raise ValueError(f"workers_min {self.workers_min} is above workers {self.workers}")
+        return self
+
+    @property
+    def fewest(self) -> int:
+        """Ranks the job goes on with at least."""
+        return self.workers if self.workers_min is None else self.workers_min
+
+    @property
+    def is_elastic(self) -> bool:
+        return self.fewest < self.workers
 
     @property
     def is_local(self) -> bool:

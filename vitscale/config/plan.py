@@ -51,7 +51,7 @@ def make_plan(config: RunConfig, *, world: int, epoch_images: int) -> Plan:
         ConfigError: the batch cannot be cut evenly, or a duration comes to nothing.
     """
     batch = config.train.batch
-    accumulation = _accumulation(batch, config.train.micro_batch, world)
+    accumulation = _accumulation(config, world)
     total = _steps("train.duration", config.train.duration, batch, epoch_images, None)
 
     def every(key: str, duration: Duration | None) -> int | None:
@@ -70,6 +70,12 @@ def make_plan(config: RunConfig, *, world: int, epoch_images: int) -> Plan:
         keep_every=every("checkpoint.keep_every", config.checkpoint.keep_every),
         evaluate_every=every("evaluate.every", config.evaluate.every),
     )
+
+
+def worlds_that_fit(config: RunConfig, lowest: int, highest: int) -> tuple[int, ...]:
+    """The numbers of ranks between the two, both included, on which the batch can be cut evenly."""
+    batch, micro_batch = config.train.batch, config.train.micro_batch
+    return tuple(w for w in range(lowest, highest + 1) if batch % (micro_batch * w) == 0)
 
 
 def _steps(key: str, duration: Duration, batch: int, epoch_images: int, total: int | None) -> int:
@@ -93,9 +99,10 @@ def _warmup(duration: Duration, batch: int, epoch_images: int, total: int) -> in
     return steps
 
 
-def _accumulation(batch: int, micro_batch: int, world: int) -> int:
+def _accumulation(config: RunConfig, world: int) -> int:
+    batch, micro_batch = config.train.batch, config.train.micro_batch
     at_once = micro_batch * world
-    if batch % at_once == 0:
+    if worlds_that_fit(config, world, world):
         return batch // at_once
     fits = [m for m in range(1, batch // world + 1) if batch % (m * world) == 0]
     near = sorted(fits, key=lambda m: abs(m - micro_batch))[:3]

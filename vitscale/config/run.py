@@ -8,6 +8,7 @@ from pathlib import Path
 from vitscale.config.base import Section
 from vitscale.config.data import DataConfig
 from vitscale.config.engine import EngineConfig, OpsConfig
+from vitscale.config.health import HealthConfig
 from vitscale.config.model import ModelConfig
 from vitscale.config.optim import OptimConfig
 from vitscale.config.source import Source
@@ -39,6 +40,7 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     tracking: TrackingConfig = TrackingConfig()
+    health: HealthConfig = HealthConfig()
 
     @property
     def folder(self) -> Path:

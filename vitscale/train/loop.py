@@ -33,6 +33,7 @@ class Run:
     tracker: Tracker
     evaluate: Evaluator
     stop: Stop
+    beat: Callable[[int, str], None]
 
 
 def train(run: Run) -> tuple[str, Progress]:
@@ -52,6 +53,7 @@ def train(run: Run) -> tuple[str, Progress]:
         applied = one_step(run, feed, progress)
         progress = progress.after(plan.batch)
         if run.guard.wants_rewind:
+            run.beat(progress.step, "save")
             progress = run.checkpoints.rewind(progress)
             feed, saving = run.loader.batches(progress.images), stopping
             run.meters.restart()
@@ -60,6 +62,7 @@ def train(run: Run) -> tuple[str, Progress]:
         saving = saving or stopping or progress.due(plan.save_every)
         # What a skipped step should have committed waits for the next one that is applied, if there is one.
         commits = saving and (applied or progress.done)
+        run.beat(progress.step, "save" if commits else "step")
         if commits or progress.due(plan.log_every):
             run.tracker.metrics(run.meters.read(progress) | run.guard.counts(), progress.step)
         if commits:
@@ -69,7 +72,9 @@ def train(run: Run) -> tuple[str, Progress]:
                 run.checkpoints.finish(progress)
                 return "stopped", progress
         if progress.due(plan.evaluate_every) and not progress.done:
+            run.beat(progress.step, "evaluate")
             run.tracker.metrics(run.evaluate(), progress.step)
+    run.beat(progress.step, "evaluate")
     run.tracker.metrics(run.evaluate(), progress.step)
     run.checkpoints.finish(progress)
     return "finished", progress
@@ -77,9 +82,12 @@ def train(run: Run) -> tuple[str, Progress]:
 
 def one_step(run: Run, feed, progress: Progress) -> bool:
     """Forward and backward over one global batch, and the update if the guard lets it pass; whether it was applied."""
+    run.beat(progress.step, "data")
     batches = [run.meters.take(feed) for _ in range(run.plan.accumulation)]
+    run.beat(progress.step, "step")
     run.engine.begin(progress.step, [batch.labels for batch in batches])
     for index, batch in enumerate(batches):
+        run.beat(progress.step, "step")
         last = index == run.plan.accumulation - 1
         run.engine.accumulate(batch.images, batch.labels, last=last)
     lr, norm = run.schedule(progress.step), None

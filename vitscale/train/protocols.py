@@ -92,7 +92,10 @@ class Evaluator(Protocol):
 
 
 class Stop(Protocol):
-    """Whether the run should commit and end; the same answer on every rank."""
+    """Whether to commit and end, and the ranks whose machine is being taken away; the same on every rank."""
+
+    @property
+    def leaving(self) -> list[int]: ...
 
     def asked(self, progress: Progress) -> bool: ...
 

@@ -186,8 +186,8 @@ class RunCheckpoints:
         self._write_ledger(progress)
         began = time.perf_counter()
         try:
-            needed, step = self._expected_bytes(), progress.step
-            aside = self.ranks.first(lambda: make_aside(self.folder, step, needed))
+            step = progress.step
+            aside = self.ranks.first(lambda: self._make_aside(step))
         except SaveError as error:
             self._note_failure(error)
             return
@@ -238,6 +238,10 @@ class RunCheckpoints:
         """
         while not self.settle():
             self.save(progress)
+
+    def _make_aside(self, step: int) -> Path | None:
+        self.habits.insist()  # what was replaced would take the files of its successor for debris
+        return make_aside(self.folder, step, self._expected_bytes())
 
     def _part(self, aside: Path) -> Part:
         self.saves.snapshot.begin(aside)

@@ -12,6 +12,7 @@ import torch
 
 from vitscale import __version__
 from vitscale.checkpoint.layout import CHECKPOINTS, step_folders
+from vitscale.checkpoint.lease import Lease
 from vitscale.checkpoint.retention import Retention
 from vitscale.checkpoint.weights import load_weights
 from vitscale.config.load import Recipe
@@ -57,6 +58,9 @@ class Attempt:
     ranks: Ranks
     number: int
     resume: str
+    beat: Callable[[int, str], None]
+    lease: Lease
+    leaving: Callable[[], list[int]] | None = None
 
     @property
     def config(self) -> RunConfig:
@@ -130,7 +134,7 @@ def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], 
     checkpoints.on_commit = lambda manifest: tracker.artifact(manifest, "manifests")
     if attempt.place.is_first:
         guard.on_event = Events(checkpoints.ledger.event, loader.samples, tracker.rewound)
-    stop = StopRequest(config.folder, ranks.gather)
+    stop = StopRequest(config.folder, ranks.gather, attempt.leaving)
     run = Run(
         plan=plan,
         checkpoints=checkpoints,
@@ -142,6 +146,7 @@ def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], 
         tracker=tracker,
         evaluate=_evaluator(attempt, engine, found.held_out, shape),
         stop=stop,
+        beat=attempt.beat,
     )
 
     def close(status: Status) -> None:
@@ -237,6 +242,7 @@ def _checkpoints(
             Retention(config.checkpoint.keep, plan.keep_every),
             background=config.checkpoint.background,
             timeout_s=config.engine.timeout_s,
+            insist=attempt.lease.insist,
         ),
         start=Start(
             Progress(plan.total_steps),
