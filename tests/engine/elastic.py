@@ -22,7 +22,8 @@ from vitscale.place import place_of
 BEFORE, AFTER = range(2), range(2, 4)
 MOMENTS = ("exp_avg", "exp_avg_sq")
 BATCH = 24  # for 1, 2, 3 and 4 ranks
-COMMON = {"batch": BATCH, "micro": 2, "ema": 0.9}
+RANDOM = {"dropout": 0.1, "drop_path": 0.1, "mixup": 0.4, "cutmix": 1.0}
+COMMON = {"batch": BATCH, "micro": 2, "ema": 0.9, **RANDOM}
 WRITERS, READERS, STAGES = (1, 2, 4), (1, 2, 3), (0, 1, 2, 3)
 
 

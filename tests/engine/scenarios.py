@@ -162,14 +162,14 @@ def accumulate_step(engine: Any, plan: Plan, rank: int, step: int) -> list[float
 
 
 def moments(engine: Any) -> list[torch.Tensor]:
-    """Everything the optimizer remembers on this rank, step counts included."""
-    optimizer = engine.engine.optimizer if hasattr(engine, "engine") else engine.optimizer
-    optimizer = getattr(optimizer, "optimizer", optimizer)
-    return [
+    """Everything the optimizer remembers on this rank, step counts included, the average, and how many updates."""
+    state = engine.state
+    own = [
         torch.as_tensor(value).clone()
-        for state in optimizer.state.values()
-        for value in (state[name] for name in sorted(state))
+        for each in state.optimizer.state.values()
+        for value in (each[name] for name in sorted(each))
     ]
+    return [*own, *(average.clone() for average in state.average), torch.tensor(state.updates)]
 
 
 def discarded(cases: list[dict[str, Any]], folder: str) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from tests.ranks import run_ranks
 pytestmark = [pytest.mark.dist, pytest.mark.faults]
 
 KINDS = [{"kind": "local"}, *({"kind": "deepspeed", "stage": stage} for stage in range(4))]
-RANDOM = {"dropout": 0.1, "drop_path": 0.2, "mixup": 0.4}
+RANDOM = {"dropout": 0.1, "drop_path": 0.2, "mixup": 0.4, "ema": 0.9}
 CASES = [
     {**kind, **RANDOM, "precision": precision, "accumulation": accumulation}
     for kind in KINDS
@@ -27,7 +27,7 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", range(len(CASES)), ids=lambda c: str(CASES[c]))
-def test_a_discarded_step_changes_no_weight_moment_or_step_count_on_any_rank(runs, case):
+def test_a_discarded_step_changes_no_weight_moment_average_or_step_count_on_any_rank(runs, case):
     for rank in runs:
         assert rank[case]["kept"]
 
