@@ -133,18 +133,8 @@ def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], 
         loader=loader,
         ranks=ranks,
         facts=_facts(config, plan, shape, shapes),
-        habits=Habits(
-            Retention(config.checkpoint.keep, plan.keep_every),
-            background=config.checkpoint.background,
-            timeout_s=config.engine.timeout_s,
-            insist=attempt.lease.insist,
-        ),
-        start=Start(
-            Progress(plan.total_steps),
-            attempt.resume,
-            attempt.number,
-            config.init.checkpoint if config.init else None,
-        ),
+        habits=_habits(attempt, plan),
+        start=_start(attempt, plan),
     )
     checkpoints.on_commit = lambda manifest: tracker.artifact(manifest, "manifests")
     stop = StopRequest(config.folder, ranks.gather, attempt.leaving)
@@ -174,6 +164,21 @@ def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], 
         engine.close()
 
     return run, close
+
+
+def _start(attempt: Attempt, plan: Plan) -> Start:
+    named = attempt.config.init.checkpoint if attempt.config.init else None
+    return Start(Progress(plan.total_steps), attempt.resume, attempt.number, named)
+
+
+def _habits(attempt: Attempt, plan: Plan) -> Habits:
+    config = attempt.config
+    return Habits(
+        Retention(config.checkpoint.keep, plan.keep_every),
+        background=config.checkpoint.background,
+        timeout_s=config.engine.timeout_s,
+        insist=attempt.lease.insist,
+    )
 
 
 def _shape(config: RunConfig, corpus: Corpus, held: Corpus | None) -> Shape:
