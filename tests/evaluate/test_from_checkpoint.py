@@ -26,7 +26,7 @@ def step_folder(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     tensors = build_model(SHAPE, seed=1).state_dict()
     monkeypatch.setattr(
-        from_checkpoint, "load_weights", lambda path: Weights(SHAPE, tensors, 7, folder)
+        from_checkpoint, "load_weights", lambda path, which: Weights(SHAPE, tensors, 7, folder)
     )
     shards = colour_set([0, 1, 2, 3, 0, 1, 2, 3], 4)
     monkeypatch.setattr(from_checkpoint, "open_corpus", lambda sources, config: shards)

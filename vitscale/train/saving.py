@@ -97,12 +97,9 @@ class RunCheckpoints:
         Raises:
             CheckpointError: the commit belongs to another kind of run, or none is usable where one must be.
         """
-        found, rejected = newest_good(self.folder, self.ranks)
-        for line in rejected:
-            log.warning("checkpoint rejected: %s", line)
+        found, rejected = self._newest()
         self._check_resume(found, rejected)
-        if found is None and self.named is not None:
-            found = self.ranks.first(self._find_named)
+        found = found or self._named()
         if found is None:
             return self.start
         self.guard.resume(found.manifest.facts.get("guard"))
@@ -118,19 +115,28 @@ class RunCheckpoints:
         self.settle()
         self._write_ledger(past)
         self.guard.insist_on_rewinds_left(past)
-        found, rejected = newest_good(self.folder, self.ranks)
-        for line in rejected:
-            log.warning("checkpoint rejected: %s", line)
+        found = self._newest()[0] or self._named()
         if found is None:
             raise self.guard.given_up(past, "there is no commit to go back to")
         back = self._load(found)
         self.guard.rewound(found.manifest.facts.get("guard"), back, past)
         return Progress(past.total_steps, back.step, past.images)
 
-    def _find_named(self) -> Found:
-        assert self.named is not None
-        with found_commit(Path(self.named)) as found:
-            return found
+    def _newest(self) -> tuple[Found | None, list[str]]:
+        """The run's own newest good commit, and what is wrong with newer ones."""
+        found, rejected = newest_good(self.folder, self.ranks)
+        for line in rejected:
+            log.warning("checkpoint rejected: %s", line)
+        return found, rejected
+
+    def _named(self) -> Found | None:
+        """The commit that the recipe names to go on from, if it names one."""
+
+        def find() -> Found:
+            with found_commit(Path(str(self.named))) as found:
+                return found
+
+        return None if self.named is None else self.ranks.first(find)
 
     def _load(self, found: Found) -> Progress:
         """Take the state of a commit, whatever stage and number of ranks wrote it."""

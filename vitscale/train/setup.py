@@ -158,6 +158,21 @@ def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], 
     return run, close
 
 
+def _start(attempt: Attempt, plan: Plan) -> Start:
+    named = attempt.config.init.checkpoint if attempt.config.init else None
+    return Start(Progress(plan.total_steps), attempt.resume, attempt.number, named)
+
+
+def _habits(attempt: Attempt, plan: Plan) -> Habits:
+    config = attempt.config
+    return Habits(
+        Retention(config.checkpoint.keep, plan.keep_every),
+        background=config.checkpoint.background,
+        timeout_s=config.engine.timeout_s,
+        insist=attempt.lease.insist,
+    )
+
+
 def _shape(config: RunConfig, corpus: Corpus, held: Corpus | None) -> Shape:
     """The model's shape, with as many classes as the data have."""
     found, asked = len(corpus.classes), config.model.classes
@@ -238,18 +253,8 @@ def _checkpoints(
         loader=loader,
         ranks=attempt.ranks,
         facts=_facts(config, plan, found.shape, shapes),
-        habits=Habits(
-            Retention(config.checkpoint.keep, plan.keep_every),
-            background=config.checkpoint.background,
-            timeout_s=config.engine.timeout_s,
-            insist=attempt.lease.insist,
-        ),
-        start=Start(
-            Progress(plan.total_steps),
-            attempt.resume,
-            attempt.number,
-            config.init.checkpoint if config.init else None,
-        ),
+        habits=_habits(attempt, plan),
+        start=_start(attempt, plan),
         guard=guard,
     )
 
