@@ -1,7 +1,7 @@
 # Every target makes .venv by itself; a machine needs Python 3.11 or newer, pip, gcc and make.
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-long lint format bench bench-loader fuzz ui clean help
+.PHONY: demo test test-long faults lint format bench bench-loader fuzz ui clean help
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 RUNS ?= runs/demo
 FUZZ_S ?= 300
 PEERS  := .venv-peers
-BENCHES := decode growth loader memory shuffle step
+BENCHES := checkpoint decode elastic growth loader memory shuffle step
 
 # python3.11 where there is one, else a python3 that is new enough.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -26,6 +26,9 @@ test: $(STAMP)        ## run the tests, without the slow ones
 
 test-long: $(STAMP)   ## run all tests
 	$(BIN)/python -m pytest
+
+faults: $(STAMP)      ## run every test of faults: kills, hangs, lost nodes, full disks, damage
+	$(BIN)/python -m pytest -m faults
 
 lint: $(STAMP)        ## check format, rules and types
 	$(BIN)/ruff format --check
