@@ -116,6 +116,7 @@ def ranks_of(attempt):
     return [record["pid"] for record in sorted(records, key=lambda record: record["rank"])]
 
 
+@pytest.mark.slow
 def test_a_submitter_that_is_killed_leaves_no_rank_behind_and_the_same_command_goes_on(
     tmp_path, data, record_property
 ):
