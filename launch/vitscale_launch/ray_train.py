@@ -13,7 +13,7 @@ import threading
 import time
 from typing import Any
 
-from vitscale.attempts import restarts_of
+from vitscale.attempts import attempts_of, note_end, restarts_of
 from vitscale.errors import STOPPED_EXIT_CODE
 from vitscale.outcome import last_word, reply
 from vitscale_launch.elastic import scaling_policy
@@ -168,4 +168,7 @@ def _failed(job: Job, exit_code: int, message: str) -> dict[str, Any]:
 
 def _reply(job: Job, status: str, exit_code: int, message: str) -> dict[str, Any]:
     restarts = restarts_of(job.folder, job.submission)
+    own = attempts_of(job.folder, job.submission)
+    if own:  # its rank 0 may still wait for the others, and is about to be ended
+        note_end(job.folder, own[-1].number, status, message)
     return reply(job.folder, status, exit_code, message) | {"restarts": restarts}

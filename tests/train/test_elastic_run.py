@@ -11,7 +11,7 @@ import pytest
 from tests.launch.two_nodes import nodes_of_one_cpu
 from tests.train.recipes import exact_losses, make_data, make_recipe
 from vitscale.attempts import attempts_of, committed_step
-from vitscale.checkpoint.choose import found_commit
+from vitscale.checkpoint.layout import read_manifest, step_folders
 from vitscale.config.cluster import ClusterProfile
 from vitscale.data.audit import audit
 
@@ -25,11 +25,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
 LONG = ("train.duration=100000 steps", "checkpoint.every=47 steps", "train.log_every=1 steps")
-
-
-def newest_manifest(run_folder):
-    with found_commit(run_folder) as found:
-        return found.manifest
 
 
 class Submitted:
@@ -57,6 +52,10 @@ class Submitted:
         self.wait_until(lambda: committed_step(self.folder) > before)
 
 
+def newest_commit(folder):
+    return read_manifest(step_folders(folder / "checkpoints")[0][1])
+
+
 @pytest.mark.parametrize("engine", ["engine.kind=local", "engine.zero_stage=1"])
 def test_a_run_goes_on_with_one_node_and_then_with_two_again(tmp_path, monkeypatch, engine):
     recipe = make_recipe(tmp_path, make_data(tmp_path / "data"), engine, *LONG)
@@ -79,7 +78,7 @@ def test_a_run_goes_on_with_one_node_and_then_with_two_again(tmp_path, monkeypat
         "stopped",
     ]
     assert sorted(exact_losses(run.folder)) == list(range(1, run.reply["step"] + 1))
-    newest = newest_manifest(run.folder)
+    newest = newest_commit(run.folder)
     assert newest.step == run.reply["step"]
     assert audit(run.folder, newest.step, newest.facts["data"]).problems == []
 
@@ -108,5 +107,5 @@ def test_a_drained_node_costs_a_commit_and_the_run_goes_on_where_it_can(
         run.thread.join(180)
     assert (run.reply["status"], run.reply["exit_code"]) == ("stopped", 75)
     assert attempts_of(run.folder)[0].end["status"] == "preempted"
-    assert newest_manifest(run.folder).step == run.reply["step"]
+    assert newest_commit(run.folder).step == run.reply["step"]
     assert sorted(exact_losses(run.folder)) == list(range(1, run.reply["step"] + 1))
