@@ -33,7 +33,7 @@ def straight(recipe_json: str) -> dict:
     return run({"recipe": recipe_json, "resume": "never"})
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("stage", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_a_killed_rank_changes_no_bit_of_the_run(tmp_path, data, stage):
     from vitscale_launch.submit import submit
 
