@@ -23,6 +23,7 @@ from vitscale.engine.collectives import Ranks
 from vitscale.errors import CheckpointError, SaveError
 from vitscale.place import Place
 
+pytestmark = pytest.mark.faults
 ALONE = Ranks(Place(), torch.device("cpu"), 10)
 
 

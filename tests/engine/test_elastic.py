@@ -6,7 +6,7 @@ import pytest
 
 from tests.engine.elastic import READERS, STAGES, WRITERS, matrix
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.faults]
 
 
 def insist(outcomes, pairs):

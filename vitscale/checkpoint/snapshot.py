@@ -22,6 +22,7 @@ class Snapshot:
         self.folder = Path()
         self._buffers: dict[tuple[str, int], Tensor] = {}
         self._records: list[tuple[str, object]] = []
+        self._devices: set[torch.device] = set()
 
     def begin(self, folder: Path) -> None:
         """Start anew, for files that will lie in `folder`."""
@@ -32,11 +33,12 @@ class Snapshot:
         """Take `record` (tensors and plain values) for the file `name`."""
         copied = _Copy(name, self._buffers)
         self._records.append((name, copied.of(record)))
+        self._devices |= copied.devices
 
     def finish(self) -> list[tuple[str, object]]:
         """(name, record) of every file, once all copies from a GPU have arrived."""
-        if torch.cuda.is_available():
-            torch.cuda.current_stream().synchronize()
+        for device in self._devices:
+            torch.cuda.current_stream(device).synchronize()
         return self._records
 
 
@@ -45,6 +47,7 @@ class _Copy:
 
     def __init__(self, name: str, buffers: dict[tuple[str, int], Tensor]) -> None:
         self._name, self._buffers, self._count = name, buffers, 0
+        self.devices: set[torch.device] = set()
 
     def of(self, value: object) -> object:
         if isinstance(value, Tensor):
@@ -63,4 +66,6 @@ class _Copy:
         if kept is None or kept.shape != value.shape or kept.dtype != value.dtype:
             kept = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
             self._buffers[key] = kept
+        if value.is_cuda:
+            self.devices.add(value.device)
         return kept.copy_(value, non_blocking=True)
