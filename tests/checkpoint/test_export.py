@@ -82,6 +82,9 @@ def test_what_was_averaged_is_not_taken_for_the_weights_and_a_foreign_file_is_re
     save_file({"w": truth["steps"]}, tmp_path / "foreign.safetensors")
     with pytest.raises(CheckpointError, match="not written by vitscale"):
         load_weights(tmp_path / "foreign.safetensors")
+    torch.save(truth, tmp_path / "foreign.pth")
+    with pytest.raises(CheckpointError, match="a pickle could run code"):
+        load_weights(tmp_path / "foreign.pth")
     (tmp_path / "junk.safetensors").write_bytes(b"\xff" * 100)
     with pytest.raises(CheckpointError, match="cannot be used"):
         load_weights(tmp_path / "junk.safetensors")

@@ -190,3 +190,24 @@ def test_multiples_of_keep_every_stay(tmp_path, data):
     )
     go(recipe)
     assert steps(recipe) == [10, 8, 4]
+
+
+def test_inspect_says_what_a_commit_holds_and_who_wrote_it(tmp_path, data, capsys):
+    recipe = make_recipe(tmp_path, data, *LOCAL, "optim.ema=0.8")
+    go(recipe)
+    capsys.readouterr()
+    assert main(["checkpoint", "inspect", str(recipe.config.folder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    numbers = found["parameters"]
+    assert found["tensors"] == ", ".join(
+        f"{kind} {numbers}" for kind in ("weight", "exp_avg", "exp_avg_sq", "ema")
+    )
+    assert (found["step"], found["updates"], found["images"]) == (10, 10, 160)
+    assert (found["ranks"], found["engine"], found["optimizer"]) == (1, "plain torch", "adamw")
+    assert 16 < found["bytes a parameter"] < 18
+    (recipe.config.folder / "checkpoints/step-00000010/state.json").write_text("[]")
+    assert (
+        main(["checkpoint", "inspect", str(recipe.config.folder / "checkpoints/step-00000010")])
+        == 5
+    )
+    assert "state.json has 2 bytes" in capsys.readouterr().err

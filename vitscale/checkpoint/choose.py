@@ -67,6 +67,12 @@ def found_commit(path: Path) -> Generator[Found]:
     Raises:
         CheckpointError: nothing there verifies; says what was tried.
     """
+    if path.is_file():
+        raise CheckpointError(
+            "files of this kind are not read; a pickle could run code",
+            where=str(path),
+            do="Give a run folder, a step folder, or a file of `vitscale checkpoint export`.",
+        )
     folders = [path] if not (path / CHECKPOINTS).is_dir() else []
     folders += [folder for _, folder in step_folders(path / CHECKPOINTS)]
     rejected: list[str] = []

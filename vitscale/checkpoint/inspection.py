@@ -24,8 +24,8 @@ def inspect(found: Found) -> dict[str, Any]:
         "step": facts["step"],
         "updates": facts["updates"],
         "images": facts["images"],
-        "written by": f"{facts['world']} ranks, "
-        + ("plain torch" if stage is None else f"ZeRO-{stage}"),
+        "ranks": facts["world"],
+        "engine": "plain torch" if stage is None else f"ZeRO-{stage}",
         "precision": facts["precision"],
         "optimizer": facts["optimizer"],
         "parameters": parameters,

@@ -124,7 +124,11 @@ def _exported(path: Path, which: str) -> Weights:
             if record is None:
                 raise _unreadable(path, "it was not written by vitscale checkpoint export")
             if record["weights"] != which:
-                raise _unreadable(path, f"it holds the {record['weights']} weights, not {which}")
+                raise CheckpointError(
+                    f"holds the {record['weights']} weights, not {which}",
+                    where=str(path),
+                    do=f'Ask for "{record["weights"]}" (--weights, or init.which in a recipe).',
+                )
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise _unreadable(path, str(error)) from error
