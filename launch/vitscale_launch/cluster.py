@@ -27,10 +27,18 @@ _RAY_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Its exporter lives on after ray.shutdown, and after several clusters in one process it aborted that (Ray 2.60).
+    "RAY_enable_metrics_collection": "0",
 }
 _LOCAL_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 # Ray plans with a lost node for a while, waits this long for it, and only then takes fewer workers.
 _ELASTIC_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20"}
+
+
+def prepare_environment(more: Mapping[str, str] | None = None) -> None:
+    """Set what Ray reads when it is first imported; what the user has set stays."""
+    for name, value in (_RAY_ENVIRONMENT | dict(more or {})).items():
+        os.environ.setdefault(name, value)
 
 
 @contextmanager
@@ -40,10 +48,8 @@ def connected(profile: ClusterProfile) -> Generator[None]:
     Raises:
         ResourceError: nothing answers at the address, or the cluster lacks CPUs or GPUs.
     """
-    settings = _RAY_ENVIRONMENT | (_LOCAL_ENVIRONMENT if profile.is_local else {})
-    settings |= _ELASTIC_ENVIRONMENT if profile.is_elastic else {}
-    for name, value in settings.items():
-        os.environ.setdefault(name, value)
+    more = _LOCAL_ENVIRONMENT if profile.is_local else {}
+    prepare_environment(more | (_ELASTIC_ENVIRONMENT if profile.is_elastic else {}))
     import ray
 
     if profile.is_local:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from vitscale.errors import ResourceError, VitscaleError
+from vitscale_launch.cluster import prepare_environment
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -90,6 +91,7 @@ def ray_pieces(address: str) -> RayPieces:
     Raises:
         ResourceError: Ray is not installed.
     """
+    prepare_environment()
     try:
         import ray  # noqa: F401
     except ImportError as error:
