@@ -62,6 +62,10 @@ class _Fit(threading.Thread):
             self._outcome = _trainer(self._job, self._worker).fit().return_value
         except Exception as error:  # handed to the main thread by `reply`
             self._error = error
+        except (
+            SystemExit
+        ):  # so Ray ends a wait when it is shut down: the main thread had its answer
+            pass
 
     def reply(self) -> dict[str, Any]:
         """What rank 0 returned, or a failure once the restarts are used up."""

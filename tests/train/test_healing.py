@@ -17,6 +17,7 @@ import pytest
 from tests.ranks import ROOT
 from tests.train.recipes import exact_losses, make_data, make_recipe
 from vitscale.attempts import attempts_of, committed_step
+from vitscale.checkpoint.layout import step_folders
 from vitscale.config.cluster import ClusterProfile
 from vitscale.train.restart import how_it_ended
 
@@ -131,7 +132,7 @@ def test_a_submitter_that_is_killed_leaves_no_rank_behind_and_the_same_command_g
     killed = time.monotonic()
     wait_until(lambda: not any(map(psutil.pid_exists, ranks)), within_s=60)
     record_property("ranks_gone_after_s", time.monotonic() - killed)
-    committed = json.loads((folder / "committed.json").read_text())["step"]
+    committed, _ = step_folders(folder / "checkpoints")[0]
     first.communicate()
 
     total = f"train.duration={committed + 400} steps"
