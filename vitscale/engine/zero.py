@@ -127,7 +127,7 @@ class ZeroEngine:
         assert not self.engine.was_step_applied(), "DeepSpeed took a step with NaN as gradient"
         for (
             gradient
-        ) in gradients:  # stage 3 keeps its buffers and never writes to the padding in them
+        ) in gradients:  # stage 3 keeps its buffers, and nothing else writes to their padding
             gradient.zero_()
 
     def _gradients(self) -> list[Tensor]:

@@ -13,9 +13,8 @@ from typing import Any
 from vitscale.train.progress import Progress
 
 _EVERY = 10  # steps between two agreements, so that the answer costs nothing in between
-_WITHIN_S = (
-    5.0  # fewer steps where they are slow: a machine may be gone half a minute after its notice
-)
+# Fewer steps where they are slow: a machine may be gone half a minute after its notice.
+_WITHIN_S = 5.0
 
 
 class StopRequest:
