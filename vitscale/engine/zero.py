@@ -125,9 +125,8 @@ class ZeroEngine:
             gradient.fill_(math.nan)
         self.engine.step()
         assert not self.engine.was_step_applied(), "DeepSpeed took a step with NaN as gradient"
-        for (
-            gradient
-        ) in gradients:  # stage 3 keeps its buffers, and nothing else writes to their padding
+        # Stage 3 keeps its buffers, and nothing else ever writes to the padding in them.
+        for gradient in gradients:
             gradient.zero_()
 
     def _gradients(self) -> list[Tensor]:
