@@ -50,10 +50,6 @@ class StateReader:
         """Whether the commit holds tensors of this kind, such as `weight`, `exp_avg` or `ema`."""
         return kind in self._stretches
 
-    @property
-    def kinds(self) -> list[str]:
-        return list(self._stretches)
-
     def fill(self, kind: str, name: str, start: int, into: Tensor) -> None:
         """Copy numbers from `start` on of the flattened weight `name` into the flat tensor `into`.
 
