@@ -25,7 +25,7 @@
 #endif
 
 #if LIBJPEG_TURBO_VERSION_NUMBER < 3003000
-/* The head of a struct of jpegint.h, which is not installed. It is the same in all versions up to 3.2. */
+/* The head of a struct of jpegint.h, which is not installed. It was looked up in 2.1.5 and 3.2.0. */
 struct jpeg_entropy_decoder {
     void (*start_pass)(j_decompress_ptr info);
     boolean (*decode_mcu)(j_decompress_ptr info, JBLOCKROW *blocks);
