@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from vitscale.data.augment import center_boxes
 from vitscale.data.decode import decode
 from vitscale.data.device import normalise
+from vitscale.data.pixels import choose_decoder
 from vitscale.evaluate.attention import position_similarity, rollout
 from vitscale.model.vit import ViT
 
@@ -38,14 +39,12 @@ def look(model: ViT, files: Sequence[Path], to: Path) -> list[Path]:
 
 def view_of(file: Path, size: tuple[int, int]) -> np.ndarray:
     """The largest central part of an image file that has the aspect of `size`, uint8 [H, W, 3]."""
-    height, width = size
-    image = decode(file.read_bytes())
-    scale = max(height / image.height, width / image.width)
-    box_w, box_h = width / scale, height / scale
-    left, upper = (image.width - box_w) / 2, (image.height - box_h) / 2
-    box = (left, upper, left + box_w, upper + box_h)
-    view = image.resize((width, height), Image.Resampling.BILINEAR, box)
-    return np.asarray(view)
+    data = file.read_bytes()
+    sizes = np.array([decode(data).size], np.int32)
+    view = np.empty((*size, 3), np.uint8)
+    box = center_boxes(sizes, size)[0].tolist()
+    choose_decoder("auto").view(data, view, box, False, shrink=False)
+    return view
 
 
 def draw_patches(image: np.ndarray, patch: int, stride: int, to: Path) -> Path:
