@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.house.tree import ROOT
 from vitscale.config.model import PRESETS, ModelConfig, Shape
 from vitscale.model.size import forward_flops, parameters, train_flops
 from vitscale.model.vit import ViT
@@ -69,6 +70,18 @@ def test_every_preset_has_the_parameters_and_multiply_adds_of_its_row(variant):
 
 def test_every_preset_has_a_row():
     assert {variant.partition("/")[0] for variant in BACKBONES} == set(PRESETS)
+
+
+def test_the_page_about_the_family_has_the_numbers_of_the_code():
+    text = (ROOT / "docs/vit.md").read_text(encoding="utf-8")
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines()]
+    rows = {name: cells for name, *cells in lines if name in PRESETS}
+    assert set(rows) == set(PRESETS)
+    for name, (*numbers, patch, millions, gflops) in rows.items():
+        shape = ModelConfig(variant=f"{name}/{patch}").shape(1)
+        assert tuple(map(int, numbers)) == PRESETS[name]
+        assert f"{(parameters(shape) - shape.width - 1) / 1e6:.2f}" == millions
+        assert f"{(forward_flops(shape) - 2 * shape.width) / 1e9:.2f}" == gflops
 
 
 def test_the_blocks_of_22b_have_the_parameters_of_its_paper():
