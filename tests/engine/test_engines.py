@@ -29,6 +29,7 @@ FP32_CASES = [
     *(zero(stage) for stage in range(4)),
     *(zero(stage, accumulation=2) for stage in range(4)),
     *(zero(stage, recompute="full") for stage in (1, 3)),
+    *(zero(stage, recompute="cheap") for stage in (1, 3)),
 ]
 BF16_CASES = [
     {**LOCAL, "precision": "bf16"},

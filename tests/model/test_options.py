@@ -11,13 +11,14 @@ from tests.model.test_size import OPTIONS, shape_with
 from vitscale.engine.recompute import set_recompute
 from vitscale.model.build import build_model
 from vitscale.model.position import rotation_of, sincos2d
+from vitscale.ops.choice import PLAIN
 
 CPU = torch.device("cpu")
 
 
-def trained_like(shape):
+def trained_like(shape, ops=PLAIN):
     """A model whose every parameter matters: none zero."""
-    model = build_model(shape, seed=0).eval()
+    model = build_model(shape, ops, seed=0).eval()
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         mean = 1.0 if ("norm" in name and name.endswith("weight")) or "scale" in name else 0.0

@@ -21,8 +21,8 @@ class EngineConfig(Section):
     precision: Literal["bf16", "fp32"] = "bf16"
     """bf16 keeps weights, activations and gradients in bfloat16 and the optimizer's weights in float32."""
 
-    recompute: Literal["none", "full"] = "none"
-    """Activation checkpointing: keep all activations, or only block inputs and recompute in backward."""
+    recompute: Literal["none", "cheap", "mlp", "full"] = "none"
+    """What backward computes again to save memory: nothing, all but matrix products, the MLP too, or whole blocks."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU where there is one."""
