@@ -25,7 +25,7 @@ class Block(nn.Module):
         width, norm = shape.width, norms_of(shape, ops)
         self.shape, self.drop, self.attention = shape, drop, ops.attention
         self.norm1 = norm(width)
-        self.qkv = nn.Linear(width, 3 * width, bias=shape.biases == "all")
+        self.qkv = Dense(width, 3 * width, bias=shape.biases == "all")
         self.q_norm = norm(width // shape.heads) if shape.qk_norm else None
         self.k_norm = norm(width // shape.heads) if shape.qk_norm else None
         self.relative_bias = (
@@ -33,7 +33,7 @@ class Block(nn.Module):
             if shape.positions == "relative"
             else None
         )
-        self.out = nn.Linear(width, width, bias=shape.biases != "none")
+        self.out = Dense(width, width, bias=shape.biases != "none")
         self.norm2 = None if shape.parallel else norm(width)
         self.fc1, self.fc2 = mlp_of(shape)
         scaled = shape.layer_scale is not None
@@ -85,11 +85,23 @@ def norms_of(shape: Shape, ops: Ops) -> Callable[[int], nn.Module]:
     return lambda width: ops.norm(width, kind)
 
 
-def mlp_of(shape: Shape) -> tuple[nn.Linear, nn.Linear]:
+class Dense(nn.Linear):
+    """A linear map of every token, as one product of matrices with the bias in it.
+
+    DeepSpeed's stage 3 replaces `F.linear` by a form that adds the bias in place unless the input is a matrix; an
+    output that activation checkpointing had saved would get it twice (docs/log.md).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., D] to [..., F]."""
+        return super().forward(input.flatten(0, -2)).unflatten(0, input.shape[:-1])
+
+
+def mlp_of(shape: Shape) -> tuple[Dense, Dense]:
     """The two layers of an MLP; the first of SwiGLU holds the gate's matrix and then the values'."""
     hidden = shape.mlp * (2 if shape.activation == "swiglu" else 1)
     bias = shape.biases != "none"
-    return nn.Linear(shape.width, hidden, bias), nn.Linear(shape.mlp, shape.width, bias)
+    return Dense(shape.width, hidden, bias), Dense(shape.mlp, shape.width, bias)
 
 
 def activate(hidden: Tensor, activation: str) -> Tensor:
