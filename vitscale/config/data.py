@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from vitscale.config.base import Section
+from vitscale.config.preprocessing import HALF, Channels
 from vitscale.config.source import SourceField, SourcesField
+
+Spread = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class DataConfig(Section):
@@ -37,6 +40,12 @@ class DataConfig(Section):
 
     cutmix_share: float = Field(default=0.5, gt=0, lt=1)
     """Where both are on, the share of micro-batches that get CutMix; the others get mixup."""
+
+    mean: Channels = HALF
+    """Mean of the pixels of each channel, 0 to 1, that is taken off; pretrained weights bring their own."""
+
+    std: tuple[Spread, Spread, Spread] = HALF
+    """What the rest is divided by; 0.5 beside a mean of 0.5 gives [-1, 1]."""
 
     lanes: int = Field(default=256, ge=1)
     """Parts of the corpus that are read side by side; more lanes shuffle better and open more shards."""

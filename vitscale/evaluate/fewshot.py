@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from vitscale.data.corpus import Corpus
-from vitscale.data.device import normalise
 from vitscale.data.loader import scan
 from vitscale.errors import DataError
-from vitscale.evaluate.inference import answering
+from vitscale.evaluate.inference import Prepare, answering
 from vitscale.evaluate.ridge import fit_ridge
 from vitscale.model.vit import ViT
 from vitscale.place import Place
@@ -45,8 +44,7 @@ def score(
     *,
     image: tuple[int, int],
     batch: int,
-    device: torch.device,
-    dtype: torch.dtype,
+    prepare: Prepare,
     shots: Sequence[int] = SHOTS,
 ) -> dict[str, dict[str, Any]]:
     """Mean accuracy on `test` of classifiers fitted on k samples a class of `train`; one process.
@@ -57,8 +55,7 @@ def score(
         test: set that is scored, all of it.
         image: height and width the model takes.
         batch: images per forward pass.
-        device: where the model is.
-        dtype: of the images the model takes.
+        prepare: bytes to what the model takes.
         shots: numbers of samples a class.
 
     Returns:
@@ -72,8 +69,8 @@ def score(
     labels = np.asarray(train.labels())
     drawn = {seed: draw(labels, len(train.classes), max(shots), seed) for seed in SEEDS}
     wanted = np.unique(np.concatenate([ids for draws in drawn.values() for ids in draws]))
-    source = extract(model, train, wanted, image=image, batch=batch, device=device, dtype=dtype)
-    target = extract(model, test, None, image=image, batch=batch, device=device, dtype=dtype)
+    source = extract(model, train, wanted, image=image, batch=batch, prepare=prepare)
+    target = extract(model, test, None, image=image, batch=batch, prepare=prepare)
     sizes = np.bincount(labels, minlength=len(train.classes))
     return {
         f"{k}-shot": _over_draws(source, target, drawn, k)
@@ -98,14 +95,13 @@ def extract(
     *,
     image: tuple[int, int],
     batch: int,
-    device: torch.device,
-    dtype: torch.dtype,
+    prepare: Prepare,
 ) -> Features:
     """`pre_logits` of the samples `ids` (None: all); undecodable images are left out."""
     values, labels, numbers = [], [], []
     with answering(model):
         for micro_batch in scan(shards, image=image, batch=batch, place=Place(), ids=ids):
-            images = normalise(micro_batch.images, device, dtype)
+            images = prepare(micro_batch.images)
             good = micro_batch.labels >= 0
             values.append(model.features(images)["pre_logits"].float().cpu()[good])
             labels.append(micro_batch.labels[good])

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from vitscale.config.dataset import MASKED
 from vitscale.data.corpus import Corpus
-from vitscale.data.device import normalise
 from vitscale.data.loader import scan
 from vitscale.errors import DataError
-from vitscale.evaluate.inference import answering
+from vitscale.evaluate.inference import Prepare, answering
 from vitscale.objective import sigmoid_losses, softmax_losses
 from vitscale.place import Place
 
@@ -27,7 +26,7 @@ def score(
     batch: int,
     place: Place,
     device: torch.device,
-    dtype: torch.dtype,
+    prepare: Prepare,
     objective: str = "softmax",
 ) -> dict[str, float]:
     """Score every sample of `shards` exactly once over all ranks; all ranks must call it.
@@ -42,7 +41,7 @@ def score(
         batch: images per forward pass on one rank.
         place: this process; sums are added over ranks where `place.world` is above 1.
         device: where the model is.
-        dtype: of the images the model takes.
+        prepare: bytes to what the model takes.
         objective: "softmax" or "sigmoid", the loss to report, without label smoothing.
 
     Returns:
@@ -56,7 +55,7 @@ def score(
     sums = torch.zeros(_SUMS, dtype=torch.float64, device=device)
     with answering(model):
         for images, labels in _rounds(shards, image, batch, place):
-            logits = model(normalise(images, device, dtype)).float()
+            logits = model(prepare(images)).float()
             if labels is not None:
                 sums += _count(logits, labels.to(device), losses)
     if place.world > 1:

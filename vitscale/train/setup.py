@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from vitscale import __version__
 from vitscale.checkpoint.layout import CHECKPOINTS, step_folders
 from vitscale.checkpoint.lease import Lease
 from vitscale.checkpoint.retention import Retention
-from vitscale.checkpoint.weights import load_weights
+from vitscale.checkpoint.weights import Weights, load_weights
 from vitscale.config.load import Recipe
 from vitscale.config.model import Shape
 from vitscale.config.plan import Plan, make_plan
 from vitscale.config.redaction import redact_table
 from vitscale.config.run import RunConfig
 from vitscale.data.corpus import Corpus, cache_of, open_corpus
+from vitscale.data.device import normalise
 from vitscale.data.loader import TrainLoader
 from vitscale.engine.build import StepEngine, build_engine
 from vitscale.engine.collectives import Ranks, pick_device, set_timeouts
@@ -215,9 +217,22 @@ def _model(attempt: Attempt, found: Survey) -> ViT:
         weights = load_weights(config.init.weights, config.init.which)
         init = config.init
         fitting = Fitting(init.head, init.resample, init.patches)
+        _insist_on_same_pixels(config, weights)
         report = load_pretrained(model, weights.tensors, weights.shape, fitting)
         _say(attempt, [f"weights from {weights.path}", *report.lines()])
     return model
+
+
+def _insist_on_same_pixels(config: RunConfig, weights: Weights) -> None:
+    """Weights see the mean and spread they were trained with, or they are other weights."""
+    own = weights.preprocessing
+    if not own.fits(config.data.mean, config.data.std):
+        raise ConfigError(
+            f"the weights of {weights.path} were trained with other pixels",
+            where="data.mean, data.std",
+            given=f"mean {list(config.data.mean)}, std {list(config.data.std)}",
+            do=f"Set data.mean = {list(own.mean)} and data.std = {list(own.std)}.",
+        )
 
 
 def _say(attempt: Attempt, lines) -> None:
@@ -310,6 +325,8 @@ def _evaluator(
     attempt: Attempt, engine: StepEngine, held: Corpus | None, shape: Shape
 ) -> Callable[[], dict[str, float]]:
     config = attempt.config
+    dtype, data = DTYPES[config.engine.precision], config.data
+    prepare = partial(normalise, device=attempt.device, dtype=dtype, mean=data.mean, std=data.std)
 
     def score(prefix: str) -> dict[str, float]:
         assert held is not None
@@ -320,7 +337,7 @@ def _evaluator(
             batch=config.evaluate.batch,
             place=attempt.place,
             device=attempt.device,
-            dtype=DTYPES[config.engine.precision],
+            prepare=prepare,
             objective=config.train.objective,
         )
         return {f"{prefix}/{name}": float(value) for name, value in scores.items()}
