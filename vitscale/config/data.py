@@ -32,6 +32,13 @@ class DataConfig(Section):
     flip: bool = True
     """Mirror left-right with probability one half."""
 
+    randaugment: (
+        tuple[Annotated[int, Field(ge=1, le=16)], Annotated[int, Field(ge=0, le=22)]]
+        | Literal["off"]
+    ) = "off"
+    """RandAugment after crop and flip (arXiv 1909.13719): [layers, magnitude], big_vision's 16 ops and scale
+    (docs/augment.md); magnitude 0 still changes images."""
+
     mixup: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Alpha of mixup (arXiv 1710.09412): images and labels are mixed by a share from Beta(alpha, alpha); 0 is off."""
 

@@ -16,9 +16,10 @@ from typing import Any, Literal
 import numpy as np
 
 from vitscale.config.data import DataConfig
+from vitscale.data import randaugment
 from vitscale.data.augment import center_boxes, draws, train_boxes, whole_boxes
 from vitscale.data.bad_images import BadImages
-from vitscale.data.batch import Filler, Filling, Geometry, MicroBatch, Outcome, counted
+from vitscale.data.batch import Filler, Filling, Geometry, MicroBatch, Outcome, Retouch, counted
 from vitscale.data.corpus import Corpus
 from vitscale.data.eras import Eras
 from vitscale.data.ledger import Ledger, Seen
@@ -96,7 +97,14 @@ class TrainLoader:
         threads = useful_threads(config.threads, corpus)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="vitscale-data")
         self._filler = Filler(
-            corpus, self._decoder, self._geometry, image, True, self._pool, threads
+            corpus,
+            self._decoder,
+            self._geometry,
+            image,
+            True,
+            self._pool,
+            threads,
+            self._retouch if config.randaugment != "off" else None,
         )
         self._closed = False
         self._at = 0
@@ -173,6 +181,20 @@ class TrainLoader:
             return train_boxes(sizes, drawn, self._config, self._image)
 
         return geometry
+
+    def _retouch(self) -> Retouch:
+        """RandAugment from random streams of its own, so that crops are the same with it and without."""
+        assert self._config.randaugment != "off"
+        layers, magnitude = self._config.randaugment
+        streams = SampleStreams("randaugment", self._seed)
+
+        def retouch(views: np.ndarray, slots: Slots) -> None:
+            keys = zip(slots.epochs.tolist(), slots.ids.tolist(), strict=True)
+            for view, key in zip(views, keys, strict=True):
+                drawn = streams.at(*key).random((layers, randaugment.DRAWS))
+                view[:] = randaugment.randaugment(view, drawn, magnitude)
+
+        return retouch
 
     def state(self, position: int) -> dict[str, Any]:
         """What a checkpoint needs to go on at `position`: the same on all ranks, plain JSON."""
