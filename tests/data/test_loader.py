@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.data.corpora import corpus_of, damage_image, image_file, loader_of, packed, split_of
+from vitscale.data.augment import View
 from vitscale.data.bad_images import tolerated
 from vitscale.data.batch import Buffers, MicroBatch
 from vitscale.data.loader import scan, useful_threads
@@ -300,7 +301,9 @@ def test_a_scan_follows_the_given_ids_in_their_order(shards):
 
 def test_a_scan_crops_the_centre_or_squeezes(shards):
     centre = next(scan(corpus_of(shards), image=(8, 8), batch=4, place=Place()))
-    squeezed = next(scan(corpus_of(shards), image=(8, 8), batch=4, place=Place(), crop="none"))
+    squeezed = next(
+        scan(corpus_of(shards), image=(8, 8), batch=4, place=Place(), view=View("none"))
+    )
     assert not torch.equal(centre.images, squeezed.images)
 
 

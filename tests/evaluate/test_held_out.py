@@ -42,7 +42,6 @@ def score(shards, place=Place(), batch=3, model=None, **more):  # noqa: B008
         image=(4, 4),
         batch=batch,
         place=place,
-        device=torch.device("cpu"),
         **{"prepare": torch.Tensor.float, **more},
     )
 

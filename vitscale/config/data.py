@@ -23,8 +23,13 @@ class DataConfig(Section):
     held_out: SourceField | None = None
     """Shards that are never trained on, written as one source of `train`; evaluated during and after the run."""
 
-    crop: Literal["inception", "center", "none"] = "inception"
-    """Training crop: random area and aspect (arXiv 1409.4842), the central square, or a plain resize."""
+    crop: Literal["inception", "random", "center", "none"] = "inception"
+    """Training crop: random area and aspect (arXiv 1409.4842), a random or the central part of fixed size, or a plain
+    resize (docs/augment.md)."""
+
+    resize_px: int | None = Field(default=None, ge=1)
+    """Shorter side the image is thought to be resized to before a "random" or "center" part of the model's size is cut;
+    with "none" both sides, before the central part is. Without it the part is as large as it can be."""
 
     crop_area: tuple[float, float] = (0.05, 1.0)
     """Smallest and largest share of the image area an inception crop takes (big_vision: 0.05 to 1)."""

@@ -108,6 +108,12 @@ class EvaluateConfig(Section):
     batch: int = Field(default=256, ge=1)
     """Images per forward pass of an evaluation on one device."""
 
+    crop: Literal["center", "none"] = "center"
+    """What is shown of an image: its central part with the model's aspect, or all of it, squeezed."""
+
+    resize_px: int | None = Field(default=None, ge=1)
+    """As `data.resize_px`: 256 at 224 px shows big_vision's `resize_small(256)|central_crop(224)`."""
+
 
 class TrackingConfig(Section):
     """Where metrics go besides `metrics.jsonl`, which is always written."""

@@ -1,8 +1,8 @@
 """Few-shot transfer: a linear classifier on frozen features of k images a class. Letters: N samples, D features.
 
 The protocol of big_vision (`evaluators/fewshot_lsr.py`): 1, 5, 10 and 25 shots, three draws each. Features are
-computed once per image and shared by all draws. One thing differs: images are cut to their largest centre, where
-big_vision resizes to 256 x 256 and takes the central 224.
+computed once per image and shared by all draws. One thing differs by default: images are cut to their largest
+centre, where big_vision resizes to 256 x 256 and takes the central 224, which is `View("none", 256)`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitscale.data.augment import View
 from vitscale.data.corpus import Corpus
 from vitscale.data.loader import scan
 from vitscale.errors import DataError
@@ -46,6 +47,7 @@ def score(
     batch: int,
     prepare: Prepare,
     shots: Sequence[int] = SHOTS,
+    view: View = View(),  # noqa: B008
 ) -> dict[str, dict[str, Any]]:
     """Mean accuracy on `test` of classifiers fitted on k samples a class of `train`; one process.
 
@@ -57,6 +59,7 @@ def score(
         batch: images per forward pass.
         prepare: bytes to what the model takes.
         shots: numbers of samples a class.
+        view: what is shown of each image.
 
     Returns:
         For each count such as `"5-shot"`: `mean` and `std` (over the draws, ddof 0), the `draws` themselves, the
@@ -69,8 +72,8 @@ def score(
     labels = np.asarray(train.labels())
     drawn = {seed: draw(labels, len(train.classes), max(shots), seed) for seed in SEEDS}
     wanted = np.unique(np.concatenate([ids for draws in drawn.values() for ids in draws]))
-    source = extract(model, train, wanted, image=image, batch=batch, prepare=prepare)
-    target = extract(model, test, None, image=image, batch=batch, prepare=prepare)
+    source = extract(model, train, wanted, image=image, batch=batch, prepare=prepare, view=view)
+    target = extract(model, test, None, image=image, batch=batch, prepare=prepare, view=view)
     sizes = np.bincount(labels, minlength=len(train.classes))
     return {
         f"{k}-shot": _over_draws(source, target, drawn, k)
@@ -96,11 +99,13 @@ def extract(
     image: tuple[int, int],
     batch: int,
     prepare: Prepare,
+    view: View = View(),  # noqa: B008
 ) -> Features:
     """`pre_logits` of the samples `ids` (None: all); undecodable images are left out."""
     values, labels, numbers = [], [], []
     with answering(model):
-        for micro_batch in scan(shards, image=image, batch=batch, place=Place(), ids=ids):
+        batches = scan(shards, image=image, batch=batch, place=Place(), ids=ids, view=view)
+        for micro_batch in batches:
             images = prepare(micro_batch.images)
             good = micro_batch.labels >= 0
             values.append(model.features(images)["pre_logits"].float().cpu()[good])

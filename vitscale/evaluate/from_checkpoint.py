@@ -14,6 +14,7 @@ from vitscale.checkpoint.weights import Weights, load_weights
 from vitscale.config.load import Recipe
 from vitscale.config.run import RunConfig
 from vitscale.config.source import Source
+from vitscale.data.augment import View
 from vitscale.data.corpus import Corpus, open_corpus
 from vitscale.data.device import normalise
 from vitscale.engine.precision import DTYPES
@@ -69,7 +70,7 @@ def evaluate(job: Job) -> dict[str, Any]:
     data = _sources(job.data, [saved] if saved else [], "--data DIR")
     corpus = open_corpus(data, config.data if config else None)
     scores = {"held-out": _held_out, "fewshot": _fewshot}[job.on](
-        job, model, corpus, config, device, _preparation(weights, device, DTYPES[job.precision])
+        job, model, corpus, config, _preparation(weights, device, DTYPES[job.precision])
     )
     return {
         "checkpoint": str(weights.path),
@@ -86,7 +87,6 @@ def _held_out(
     model: ViT,
     corpus: Corpus,
     config: RunConfig | None,
-    device: torch.device,
     prepare: Prepare,
 ) -> dict[str, Any]:
     _check_classes(corpus, model)
@@ -96,9 +96,9 @@ def _held_out(
         image=model.shape.image,
         batch=job.batch,
         place=Place(),
-        device=device,
         prepare=prepare,
         objective=config.train.objective if config else "softmax",
+        view=_view(config),
     )
 
 
@@ -107,7 +107,6 @@ def _fewshot(
     model: ViT,
     corpus: Corpus,
     config: RunConfig | None,
-    device: torch.device,
     prepare: Prepare,
 ) -> dict[str, Any]:
     train = _sources(job.train, config.data.train if config else (), "--train DIR")
@@ -118,7 +117,13 @@ def _fewshot(
         image=model.shape.image,
         batch=job.batch,
         prepare=prepare,
+        view=_view(config),
     )
+
+
+def _view(config: RunConfig | None) -> View:
+    """The one of the run's own evaluations."""
+    return View(config.evaluate.crop, config.evaluate.resize_px) if config else View()
 
 
 def _preparation(weights: Weights, device: torch.device, dtype: torch.dtype) -> Prepare:

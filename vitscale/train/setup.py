@@ -21,6 +21,7 @@ from vitscale.config.model import Shape
 from vitscale.config.plan import Plan, make_plan
 from vitscale.config.redaction import redact_table
 from vitscale.config.run import RunConfig
+from vitscale.data.augment import View
 from vitscale.data.corpus import Corpus, cache_of, open_corpus
 from vitscale.data.device import normalise
 from vitscale.data.loader import TrainLoader
@@ -336,9 +337,9 @@ def _evaluator(
             image=shape.image,
             batch=config.evaluate.batch,
             place=attempt.place,
-            device=attempt.device,
             prepare=prepare,
             objective=config.train.objective,
+            view=View(config.evaluate.crop, config.evaluate.resize_px),
         )
         return {f"{prefix}/{name}": float(value) for name, value in scores.items()}
 
