@@ -14,6 +14,7 @@ from vitscale.config.optim import OptimConfig
 from vitscale.config.source import Source
 from vitscale.config.train import (
     CheckpointConfig,
+    DistillConfig,
     EvaluateConfig,
     GuardConfig,
     InitConfig,
@@ -37,6 +38,7 @@ class RunConfig(Section):
     ops: OpsConfig = OpsConfig()
     guard: GuardConfig = GuardConfig()
     init: InitConfig | None = None
+    distill: DistillConfig | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -111,6 +113,14 @@ def _idle_settings(config: RunConfig) -> Iterator[tuple[str, str]]:
             yield f"init.{name}", "has no effect with init.checkpoint: all of its state is taken"
     if config.model.positions != "rope":
         yield "model.rope_base", f'has no effect with model.positions = "{config.model.positions}"'
+    if config.distill is not None:
+        if config.distill.kind == "hard":
+            yield "distill.temperature", 'has no effect with distill.kind = "hard": remove it'
+        if config.distill.share == 1:
+            yield (
+                "train.label_smoothing",
+                "has no effect: with distill.share = 1 no loss has labels",
+            )
     yield from _idle_data(config)
 
 

@@ -1,4 +1,4 @@
-"""The `[run]`, `[train]`, `[guard]`, `[init]`, `[checkpoint]`, `[evaluate]` and `[tracking]` tables."""
+"""The `[run]`, `[train]`, `[guard]`, `[init]`, `[distill]`, `[checkpoint]`, `[evaluate]` and `[tracking]` tables."""
 
 from __future__ import annotations
 
@@ -81,6 +81,26 @@ class InitConfig(Section):
 
     patches: Literal["same", "flexi-pinv"] = "same"
     """Patch size of the weights: as the model's, or resampled by FlexiViT's pseudo-inverse (arXiv 2212.08013)."""
+
+
+class DistillConfig(Section):
+    """A frozen teacher that the model learns from, beside the labels or in their place (docs/augment.md)."""
+
+    weights: str
+    """The teacher: a step folder, a run folder (its newest good commit), or an exported file; read at every start."""
+
+    which: Literal["raw", "ema"] = "raw"
+    """The teacher's weights as trained, or their exponential moving average."""
+
+    kind: Literal["soft", "hard"] = "soft"
+    """Match the teacher's probabilities (arXiv 1503.02531, 2106.05237), or take its decision for the label (DeiT, arXiv
+    2012.12877)."""
+
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """What the logits of both are divided by before they are compared; the loss is multiplied by its square."""
+
+    share: float = Field(default=1.0, gt=0, le=1)
+    """Weight of the teacher in the loss; the labels have the rest, with 1 none at all."""
 
 
 class CheckpointConfig(Section):

@@ -34,7 +34,7 @@ from vitscale.evaluate import held_out
 from vitscale.model import size
 from vitscale.model.build import Fitting, build_model, load_pretrained
 from vitscale.model.vit import ViT
-from vitscale.objective import make_objective
+from vitscale.objective import Objective, make_objective
 from vitscale.ops.apex import find_apex, refuse_wrong_apex
 from vitscale.ops.choice import Ops, choose_ops
 from vitscale.optim.schedule import make_schedule
@@ -47,6 +47,7 @@ from vitscale.train.meters import Window
 from vitscale.train.progress import Progress
 from vitscale.train.saving import Habits, RunCheckpoints, Start
 from vitscale.train.stop import StopRequest
+from vitscale.train.teacher import distillation_by
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], 
     _say(attempt, [f"JPEGs are decoded by {loader.decoder}"])
     engine = build_engine(
         model,
-        make_objective(config.train.objective, config.train.label_smoothing),
+        _objective(attempt, found),
         config,
         plan,
         place=attempt.place,
@@ -222,6 +223,20 @@ def _model(attempt: Attempt, found: Survey) -> ViT:
         report = load_pretrained(model, weights.tensors, weights.shape, fitting)
         _say(attempt, [f"weights from {weights.path}", *report.lines()])
     return model
+
+
+def _objective(attempt: Attempt, found: Survey) -> Objective:
+    """The loss, with its teacher where the recipe names one; that is read anew at every start."""
+    config, how = attempt.config, attempt.config.distill
+    name, smoothing = config.train.objective, config.train.label_smoothing
+    if how is None:
+        return make_objective(name, smoothing)
+    weights = load_weights(how.weights, how.which)
+    _insist_on_same_pixels(config, weights)
+    device, dtype = attempt.device, DTYPES[config.engine.precision]
+    teacher = distillation_by(weights, how, found.shape, found.ops, device=device, dtype=dtype)
+    _say(attempt, [f"taught by {weights.path}, step {weights.step}"])
+    return make_objective(name, smoothing, teacher)
 
 
 def _insist_on_same_pixels(config: RunConfig, weights: Weights) -> None:
