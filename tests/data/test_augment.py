@@ -18,6 +18,7 @@ from vitscale.data.augment import (
     center_boxes,
     draws,
     inception_boxes,
+    tf_inception_boxes,
     train_boxes,
     view_boxes,
     whole_boxes,
@@ -93,6 +94,7 @@ def test_inception_boxes_have_the_stated_area_and_aspect():
     ("crop", "resize_px"),
     [
         ("inception", None),
+        ("inception-tf", None),
         ("center", None),
         ("none", None),
         ("random", 256),
@@ -131,6 +133,54 @@ def test_the_central_box_has_the_aspect_of_the_target(size, out, box):
 
 def test_whole_boxes_are_whole():
     assert whole_boxes(sizes_of((60, 40), (0, 0))).tolist() == [[0, 0, 60, 40], [0, 0, 0, 0]]
+
+
+# 5, 25, 50, 75 and 95 % of 60,000 boxes of `tf.image.sample_distorted_bounding_box` (TensorFlow 2.15.1) have at most this
+# share of the area and this aspect.
+TF_BOXES = {
+    ((400, 400), (0.05, 1.0)): (
+        (0.0662, 0.158, 0.3321, 0.568, 0.8068),
+        (0.7803, 0.8947, 1.0403, 1.184, 1.3005),
+    ),
+    ((500, 375), (0.05, 1.0)): (
+        (0.065, 0.148, 0.3009, 0.5055, 0.7566),
+        (0.7784, 0.895, 1.041, 1.1846, 1.301),
+    ),
+    ((400, 100), (0.05, 1.0)): (
+        (0.0552, 0.0855, 0.1326, 0.1886, 0.2632),
+        (0.7797, 0.8974, 1.0417, 1.1856, 1.3),
+    ),
+    ((32, 32), (0.05, 1.0)): (
+        (0.0615, 0.1523, 0.332, 0.5801, 0.8213),
+        (0.7778, 0.8966, 1.0417, 1.1852, 1.3),
+    ),
+    ((200, 300), (0.3, 0.5)): (
+        (0.307, 0.3444, 0.3942, 0.447, 0.4917),
+        (0.7784, 0.8944, 1.0382, 1.1854, 1.3008),
+    ),
+}
+
+
+@pytest.mark.parametrize(("size", "area"), TF_BOXES)
+def test_tf_inception_boxes_are_spread_as_those_of_tensorflow(size, area):
+    numbers = np.random.default_rng(3).random((60000, DRAWS - 1))
+    boxes = tf_inception_boxes(np.full((60000, 2), size, np.int32), numbers, area)
+    width, height = (boxes[:, 2:] - boxes[:, :2]).T
+    shares = width * height / (size[0] * size[1])
+    below = (0.05, 0.25, 0.5, 0.75, 0.95)
+    for values, wanted in zip((shares, width / height), TF_BOXES[size, area], strict=True):
+        assert np.abs(np.quantile(values, below) - wanted).max() < 0.012
+    assert shares.min() >= area[0]
+    assert shares.max() <= area[1]
+    for first, free in ((boxes[:, 0], size[0] - width), (boxes[:, 1], size[1] - height)):
+        assert (first >= 0).all() and (first <= free).all()
+        assert abs((first / np.maximum(free, 1))[free > 9].mean() - 0.5) < 0.01
+
+
+def test_a_tf_inception_box_is_the_whole_image_where_none_fits():
+    numbers = np.random.default_rng(3).random((5, DRAWS - 1))
+    sizes = np.full((5, 2), (3000, 20), np.int32)
+    assert tf_inception_boxes(sizes, numbers, (0.05, 1.0)).tolist() == [[0, 0, 3000, 20]] * 5
 
 
 def in_the_resized_image(size: tuple[int, int], short_px: int, out: tuple[int, int]) -> list[float]:

@@ -23,9 +23,9 @@ class DataConfig(Section):
     held_out: SourceField | None = None
     """Shards that are never trained on, written as one source of `train`; evaluated during and after the run."""
 
-    crop: Literal["inception", "random", "center", "none"] = "inception"
-    """Training crop: random area and aspect (arXiv 1409.4842), a random or the central part of fixed size, or a plain
-    resize (docs/augment.md)."""
+    crop: Literal["inception", "inception-tf", "random", "center", "none"] = "inception"
+    """Training crop: random area and aspect (arXiv 1409.4842), the same as TensorFlow and big_vision draw it, a random
+    or the central part of fixed size, or a plain resize (docs/augment.md)."""
 
     resize_px: int | None = Field(default=None, ge=1)
     """Shorter side the image is thought to be resized to before a "random" or "center" part of the model's size is cut;

@@ -132,8 +132,8 @@ def _idle_data(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "data.allow_pipe", "has no effect: no source is a pipe: command"
     if not (config.data.mixup and config.data.cutmix):
         yield "data.cutmix_share", "has no effect unless data.mixup and data.cutmix are both on"
-    if config.data.crop == "inception":
-        yield "data.resize_px", 'has no effect with data.crop = "inception": remove it'
+    if config.data.crop.startswith("inception"):
+        yield "data.resize_px", f'has no effect with data.crop = "{config.data.crop}": remove it'
     else:
         yield "data.crop_area", f'has no effect with data.crop = "{config.data.crop}": remove it'
 

@@ -16,6 +16,8 @@ from vitscale.data.random_keys import SampleStreams
 
 ASPECT = (3 / 4, 4 / 3)
 """Width over height of an inception crop (arXiv 1409.4842, section 6)."""
+TF_ASPECT = (0.75, 1.33)
+"""The same as big_vision hands it to TensorFlow."""
 ATTEMPTS = 10
 DRAWS = 1 + 2 * ATTEMPTS + 2
 """Uniform numbers an image: whether it is mirrored; area and aspect of each attempt; place of the crop."""
@@ -57,6 +59,8 @@ def train_boxes(
     """
     if config.crop == "inception":
         boxes = inception_boxes(sizes, drawn[:, 1:], config.crop_area)
+    elif config.crop == "inception-tf":
+        boxes = tf_inception_boxes(sizes, drawn[:, 1:], config.crop_area)
     elif config.crop == "random":
         assert config.resize_px is not None, "a random part needs a size"
         boxes = _parts(sizes, out_size, _short_sides(sizes) / config.resize_px, drawn[:, -2:])
@@ -96,6 +100,33 @@ def inception_boxes(sizes: np.ndarray, drawn: np.ndarray, area: tuple[float, flo
     upper = np.floor(drawn[:, -1] * (height - h + 1))
     placed = np.stack([left, upper, left + w, upper + h], axis=1)
     return np.where(fits.any(1)[:, None], placed, _central(sizes, ASPECT)).astype(np.int32)
+
+
+def tf_inception_boxes(
+    sizes: np.ndarray, drawn: np.ndarray, area: tuple[float, float]
+) -> np.ndarray:
+    """Boxes as TensorFlow's `sample_distorted_bounding_box` draws them, int32 [n, 4]; arguments as `inception_boxes`.
+
+    The aspect is drawn evenly, then the height between those of smallest and largest area that fit: small boxes are
+    more frequent than with an evenly drawn area. If no attempt fits, the whole image is taken. TensorFlow tries a
+    hundred times, not ten, and never places a box at the very end of a side.
+    """
+    width, height = sizes.astype(np.float64).T[:, :, None]
+    least, most = area[0] * width * height, area[1] * width * height
+    aspects = TF_ASPECT[0] + drawn[:, ATTEMPTS : 2 * ATTEMPTS] * (TF_ASPECT[1] - TF_ASPECT[0])
+    tallest = np.minimum(np.rint(np.sqrt(most / aspects)), np.floor((width + 0.5) / aspects))
+    tallest = np.minimum(tallest, height)
+    lowest = np.minimum(np.rint(np.sqrt(least / aspects)), tallest)
+    h = lowest + np.floor(drawn[:, :ATTEMPTS] * (tallest - lowest + 1))
+    h += h * np.rint(h * aspects) < least  # what rounding to whole pixels took or gave
+    h -= h * np.rint(h * aspects) > most
+    w = np.rint(h * aspects)
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height) & (w * h >= least) & (w * h <= most)
+    rows, first = np.arange(len(sizes)), fits.argmax(1)
+    sides = np.stack([w[rows, first], h[rows, first]], axis=1)
+    begin = np.floor(drawn[:, -2:] * (sizes - sides + 1))
+    placed = np.concatenate([begin, begin + sides], axis=1)
+    return np.where(fits.any(1)[:, None], placed, whole_boxes(sizes)).astype(np.int32)
 
 
 def center_boxes(sizes: np.ndarray, out_size: tuple[int, int]) -> np.ndarray:
