@@ -135,7 +135,7 @@ def test_whole_boxes_are_whole():
     assert whole_boxes(sizes_of((60, 40), (0, 0))).tolist() == [[0, 0, 60, 40], [0, 0, 0, 0]]
 
 
-# 5, 25, 50, 75 and 95 % of 60,000 boxes of `tf.image.sample_distorted_bounding_box` (TensorFlow 2.15.1) have at most this
+# 5, 25, 50, 75 and 95 % of 60,000 boxes of TensorFlow 2.15.1 (`sample_distorted_bounding_box`) have at most this
 # share of the area and this aspect.
 TF_BOXES = {
     ((400, 400), (0.05, 1.0)): (

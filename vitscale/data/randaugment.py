@@ -221,7 +221,8 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 def _by_table(image: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Each level replaced by its entry of `table`, [256]."""
-    return table.astype(np.uint8).take(image)
+    replaced = image.tobytes().translate(table.astype(np.uint8).tobytes())
+    return np.frombuffer(replaced, np.uint8).reshape(image.shape)
 
 
 def _shifted(image: np.ndarray, by: int) -> np.ndarray:
@@ -241,14 +242,16 @@ def _mapped(image: np.ndarray, x: _Row, y: _Row) -> np.ndarray:
     """
     height, width = image.shape[:2]
     columns, rows = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
-    found = np.zeros((height, width), np.intp)
-    inside = np.ones((height, width), np.bool_)
+    found, inside = np.zeros((height, width), np.int32), np.ones((height, width), np.bool_)
     for (a, b, c), size, step in ((x, width, 1), (y, height, width)):
         at = np.float32(a) * columns + np.float32(b) * rows
         at += np.float32(c)
-        inside &= (at > -0.5) & (at < size - 0.5)
-        found += np.floor(at.astype(np.float64) + 0.5).astype(np.intp) * step
-    pixels = np.ascontiguousarray(image).view("V3").reshape(-1)
-    mapped = np.full((height, width), np.array([FILL] * 3, np.uint8).view("V3"))
-    mapped[inside] = pixels[found[inside]]
-    return mapped.view(np.uint8).reshape(height, width, 3)
+        nearest = at.astype(np.int32)  # towards zero
+        at -= nearest
+        nearest += at >= 0.5
+        inside &= (nearest >= 0) & (nearest < size) & (at > -0.5)
+        found += nearest * step
+    found[~inside] = height * width
+    flat = np.full((height * width + 1, 3), FILL, np.uint8)
+    flat[:-1] = image.reshape(-1, 3)
+    return flat.view("V3").take(found).view(np.uint8).reshape(height, width, 3)
