@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.distributions import Bernoulli, Categorical, kl_divergence
 
-from vitscale.objective import make_objective
+from vitscale.objective import Distillation, make_objective
 
 LOGITS = torch.randn(6, 9, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 3, 8, 8, 1, 2])
@@ -101,3 +102,83 @@ def test_a_mixture_is_the_mean_of_its_losses_by_weight(name):
     weights = torch.tensor([[0.3, 0.7]]).repeat(6, 1)
     wanted = 0.3 * objective(LOGITS, LABELS) + 0.7 * objective(LOGITS, LABELS.flip(0))
     torch.testing.assert_close(objective(LOGITS, labels, weights), wanted)
+
+
+TAUGHT = torch.randn(6, 9, generator=torch.Generator().manual_seed(1))
+VIEWS = torch.zeros(6, 3, 2, 2)
+
+
+def distilled(name, **how):
+    """The objective with a teacher that says `TAUGHT` of `VIEWS`."""
+
+    def teacher(views):
+        assert views is VIEWS
+        assert not torch.is_grad_enabled()
+        return TAUGHT
+
+    return make_objective(name, 0.1, Distillation(teacher, **how))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_soft_distillation_is_the_divergence_of_torch_times_the_squared_temperature(temperature):
+    """torch.distributions knows the Kullback-Leibler divergence of categorical and Bernoulli variables by itself."""
+    ours, theirs = LOGITS / temperature, TAUGHT / temperature
+    divergence = kl_divergence(Categorical(logits=theirs), Categorical(logits=ours))
+    found = distilled("softmax", temperature=temperature)(LOGITS, LABELS, None, VIEWS)
+    torch.testing.assert_close(found, temperature**2 * divergence.mean())
+    divergence = kl_divergence(Bernoulli(logits=theirs), Bernoulli(logits=ours)).sum(1)
+    found = distilled("sigmoid", temperature=temperature)(LOGITS, LABELS, None, VIEWS)
+    torch.testing.assert_close(found, temperature**2 * divergence.mean())
+
+
+def test_hard_distillation_takes_the_teachers_decision_for_the_label():
+    found = distilled("softmax", kind="hard")(LOGITS, LABELS, None, VIEWS)
+    torch.testing.assert_close(found, F.cross_entropy(LOGITS, TAUGHT.argmax(1)))
+    targets = (TAUGHT.sigmoid() > 0.5).float()
+    wanted = F.binary_cross_entropy_with_logits(LOGITS, targets, reduction="none").sum(1).mean()
+    found = distilled("sigmoid", kind="hard")(LOGITS, LABELS, None, VIEWS)
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("name", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_the_share_goes_from_the_labels_to_the_teacher(name, kind):
+    alone = make_objective(name, 0.1)(LOGITS, PAIRS, WEIGHTS)
+    none = distilled(name, kind=kind, share=0.0)(LOGITS, PAIRS, WEIGHTS, VIEWS)
+    whole = distilled(name, kind=kind, share=1.0)(LOGITS, PAIRS, WEIGHTS, VIEWS)
+    part = distilled(name, kind=kind, share=0.3)(LOGITS, PAIRS, WEIGHTS, VIEWS)
+    assert none == alone
+    torch.testing.assert_close(part, 0.7 * alone + 0.3 * whole)
+    moved = torch.full_like(PAIRS, 8)
+    moved[3] = -1  # other labels are the same to a teacher alone
+    torch.testing.assert_close(
+        distilled(name, kind=kind)(LOGITS, moved, WEIGHTS, VIEWS), whole, rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize("name", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_a_masked_slot_learns_nothing_from_the_teacher(name, kind):
+    labels = LABELS.clone()
+    labels[[1, 4]] = -1
+    logits = LOGITS.clone().requires_grad_()
+    distilled(name, kind=kind, share=0.7)(logits, labels, None, VIEWS).backward()
+    assert torch.count_nonzero(logits.grad[[1, 4]]) == 0
+    assert torch.count_nonzero(logits.grad[[0, 2, 3, 5]]) == 36
+
+
+@pytest.mark.parametrize("name", ["softmax", "sigmoid"])
+def test_the_gradient_is_zero_where_student_and_teacher_agree(name):
+    logits = TAUGHT.clone().requires_grad_()
+    loss = distilled(name, temperature=2.0)(logits, LABELS, None, VIEWS)
+    loss.backward()
+    assert loss == 0
+    assert logits.grad.abs().max() < 1e-6
+
+
+def test_logits_far_apart_stay_finite():
+    logits = (1e4 * LOGITS).requires_grad_()
+    for name in ("softmax", "sigmoid"):
+        loss = distilled(name)(logits, LABELS, None, VIEWS)
+        loss.backward()
+        assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()

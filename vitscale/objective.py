@@ -6,11 +6,15 @@ does not depend on how images fall on ranks and micro-batches.
 
 Mixed images have weights float32 [B, L], one a label (`data/mix.py`): the target is the weighted sum of the labels'
 targets, and is never written out over the classes.
+
+A teacher answers the very views that the model saw, after mixing; its part of the loss counts the same images.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,21 +24,77 @@ from vitscale.config.dataset import MASKED
 
 
 class Objective(Protocol):
-    """(logits [B, K], labels [B] or [B, L], weights [B, L] or None) -> float32 []."""
+    """(logits [B, K], labels [B] or [B, L], weights [B, L] or None, views [B, 3, H, W]) -> float32 [].
+
+    The views are for a teacher; without one they may be left out.
+    """
 
     def __call__(
-        self, logits: Tensor, labels: Tensor, weights: Tensor | None = None, /
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        weights: Tensor | None = None,
+        views: Tensor | None = None,
+        /,
     ) -> Tensor: ...
 
 
-def make_objective(name: str, label_smoothing: float) -> Objective:
-    """The loss `name`: "softmax" or "sigmoid"."""
+@dataclass(frozen=True)
+class Distillation:
+    """A frozen teacher and what it weighs."""
+
+    teacher: Callable[[Tensor], Tensor]
+    """Views [B, 3, H, W] to logits [B, K]; called without gradients."""
+    kind: Literal["soft", "hard"] = "soft"
+    temperature: float = 1.0
+    share: float = 1.0
+    """Of the teacher's part in the loss; the labels have the rest."""
+
+
+def make_objective(
+    name: str, label_smoothing: float, distillation: Distillation | None = None
+) -> Objective:
+    """The loss `name`, "softmax" or "sigmoid", perhaps beside a teacher's."""
     per_image = {"softmax": softmax_losses, "sigmoid": sigmoid_losses}[name]
 
-    def objective(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-        return per_image(logits.float(), labels, label_smoothing, weights).sum() / len(labels)
+    def objective(
+        logits: Tensor,
+        labels: Tensor,
+        weights: Tensor | None = None,
+        views: Tensor | None = None,
+    ) -> Tensor:
+        logits = logits.float()
+        losses = per_image(logits, labels, label_smoothing, weights)
+        if distillation is not None:
+            assert views is not None, "a teacher needs views"
+            with torch.no_grad():
+                taught = distillation.teacher(views).float()
+            own = teacher_losses(name, logits, taught, distillation)
+            own = own.where((labels.reshape(len(labels), -1) != MASKED).any(1), 0.0)
+            losses = torch.lerp(losses, own, distillation.share)
+        return losses.sum() / len(labels)
 
     return objective
+
+
+def teacher_losses(name: str, logits: Tensor, taught: Tensor, how: Distillation) -> Tensor:
+    """How far each image's answer is from the teacher's, [B]; `logits` and `taught` float32 [B, K].
+
+    Soft: T^2 KL(teacher, student) of the softmax at temperature T (arXiv 1503.02531, section 2), or of each class's
+    sigmoid, summed over classes. Hard: the loss of the teacher's decision taken for the label, without smoothing (arXiv
+    2012.12877, section 4): its first class, or under sigmoid all classes it gives more than one half.
+    """
+    if how.kind == "hard":
+        if name == "softmax":
+            return softmax_losses(logits, taught.argmax(1), 0.0)
+        return F.softplus(logits).sum(1) - (logits * (taught > 0)).sum(1)
+    logits, taught = logits / how.temperature, taught / how.temperature
+    if name == "softmax":
+        pairs = [(F.log_softmax(logits, 1), F.log_softmax(taught, 1))]
+    else:
+        pairs = [(F.logsigmoid(sign * logits), F.logsigmoid(sign * taught)) for sign in (1, -1)]
+    divergences = [(theirs.exp() * (theirs - own)).sum(1) for own, theirs in pairs]
+    return how.temperature**2 * sum(divergences[1:], divergences[0])
 
 
 def softmax_losses(

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from tests.data.corpora import corpus_of, damage_image, image_file, loader_of, packed, split_of
+from vitscale.data.augment import View
 from vitscale.data.bad_images import tolerated
 from vitscale.data.batch import Buffers, MicroBatch
-from vitscale.data.device import normalise
 from vitscale.data.loader import scan, useful_threads
 from vitscale.data.samples import Sample, Split
 from vitscale.data.shards import ShardSet, open_shards
@@ -301,7 +301,9 @@ def test_a_scan_follows_the_given_ids_in_their_order(shards):
 
 def test_a_scan_crops_the_centre_or_squeezes(shards):
     centre = next(scan(corpus_of(shards), image=(8, 8), batch=4, place=Place()))
-    squeezed = next(scan(corpus_of(shards), image=(8, 8), batch=4, place=Place(), crop="none"))
+    squeezed = next(
+        scan(corpus_of(shards), image=(8, 8), batch=4, place=Place(), view=View("none"))
+    )
     assert not torch.equal(centre.images, squeezed.images)
 
 
@@ -315,15 +317,6 @@ def test_a_scan_masks_bad_images_and_stops_at_many(tmp_path):
             damage_image(shards, sample)
     with pytest.raises(DataError, match="are bad"):
         list(scan(corpus_of(shards), image=(8, 8), batch=16, place=Place()))
-
-
-def test_normalising_maps_bytes_to_minus_one_and_one():
-    images = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(2, 3, 16, 16)
-    out = normalise(images, "cpu", torch.float32)
-    assert torch.allclose(out[0, 0].flatten(), (torch.arange(256) / 255 - 0.5) / 0.5, atol=1e-6)
-    assert (out.min(), out.max()) == (-1.0, 1.0)
-    assert normalise(images, "cpu", torch.bfloat16).dtype == torch.bfloat16
-    assert images[0, 0, 15, 15] == 255
 
 
 @pytest.fixture(scope="module")

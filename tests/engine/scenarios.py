@@ -25,7 +25,7 @@ from vitscale.engine.recompute import set_recompute
 from vitscale.engine.zero import ZeroEngine
 from vitscale.model.build import build_model
 from vitscale.model.vit import ViT
-from vitscale.objective import make_objective
+from vitscale.objective import Distillation, make_objective
 from vitscale.place import place_of
 
 BATCH = 16
@@ -53,6 +53,13 @@ def new_model(**shape: Any) -> ViT:
     return model
 
 
+def teacher_model() -> ViT:
+    """Another model than `new_model`, deeper and surer of itself."""
+    teacher = build_model(shape_with(depth=4), seed=2)
+    teacher.head.weight.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(6))
+    return teacher.eval().requires_grad_(False)
+
+
 def make_engine(case: dict[str, Any], ranks: Ranks) -> tuple[SeededEngine, Plan]:
     shape = {"dropout": case.get("dropout", 0.0), "drop_path": case.get("drop_path", 0.0)}
     model = new_model(**shape, **case.get("shape", {}))
@@ -65,7 +72,13 @@ def make_engine(case: dict[str, Any], ranks: Ranks) -> tuple[SeededEngine, Plan]
     config = EngineConfig(
         kind=case["kind"], zero_stage=case.get("stage"), precision=case.get("precision", "fp32")
     )
-    objective = make_objective("softmax", 0.0)
+    distillation = None
+    if "taught" in case:
+        teacher = teacher_model().to(
+            torch.bfloat16 if config.precision == "bf16" else torch.float32
+        )
+        distillation = Distillation(teacher, share=case["taught"])
+    objective = make_objective("softmax", 0.0, distillation)
     device = torch.device("cpu")
     if case["kind"] == "local":
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
@@ -130,8 +143,8 @@ def not_finite(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
         good = engine.objective
         train_steps(engine, plan, rank, range(1))
         before = {n: p.clone() for n, p in master_weights(engine, case).items()}
-        engine._engine.objective = lambda x, y, w, f=good: (
-            f(x, y, w) + (x.sum() * torch.tensor(float("inf") if rank == 1 else 0.0))
+        engine._engine.objective = lambda x, y, w, v, f=good: (
+            f(x, y, w, v) + (x.sum() * torch.tensor(float("inf") if rank == 1 else 0.0))
         )
         norm = train_steps(engine, plan, rank, range(1, 2))[0][1]
         after = {n: p.clone() for n, p in master_weights(engine, case).items()}

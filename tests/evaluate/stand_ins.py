@@ -38,7 +38,7 @@ def colour_set(labels, classes, *, bad=(), colours=None):
     return ColourSet(colours, labels, names, frozenset(bad))
 
 
-def scan(shards, *, image, batch, place, ids=None):
+def scan(shards, *, image, batch, place, ids=None, view=None):
     """Every sample once over all ranks, in an order that is not sorted; the last batch is short."""
     ids = np.arange(shards.samples) if ids is None else np.asarray(ids)
     mine = ids[::-1][place.rank :: place.world].copy()

@@ -28,7 +28,6 @@ class ColourFeatures(nn.Module):
 @pytest.fixture(autouse=True)
 def no_data_room(monkeypatch):
     monkeypatch.setattr(fewshot, "scan", scan)
-    monkeypatch.setattr(fewshot, "normalise", lambda images, device, dtype: images.to(dtype))
 
 
 def score(train, test, model=None, shots=(1, 5)):
@@ -38,8 +37,7 @@ def score(train, test, model=None, shots=(1, 5)):
         test,
         image=(4, 4),
         batch=3,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
+        prepare=torch.Tensor.float,
         shots=shots,
     )
 
@@ -103,8 +101,7 @@ def test_features_come_in_the_order_of_samples_whatever_the_order_of_reading():
         np.array([0, 2, 3]),
         image=(4, 4),
         batch=2,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
+        prepare=torch.Tensor.float,
     )
     assert found.ids.tolist() == [0, 2, 3]
     assert found.labels.tolist() == found.values.argmax(1).tolist() == [2, 1, 3]

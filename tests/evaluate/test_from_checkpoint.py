@@ -11,6 +11,7 @@ from tests.evaluate.stand_ins import colour_set, scan
 from vitscale.checkpoint.weights import Weights
 from vitscale.config.load import load_recipe
 from vitscale.config.model import ModelConfig
+from vitscale.data.augment import View
 from vitscale.errors import ConfigError, DataError
 from vitscale.evaluate import fewshot, from_checkpoint, held_out
 from vitscale.evaluate.from_checkpoint import Job, evaluate
@@ -53,6 +54,21 @@ def test_data_and_loss_come_from_the_saved_recipe(step_folder):
     found = evaluate(Job(step_folder, "held-out", device="cpu"))
     assert found["data"] == "/held"
     assert found["scores"]["loss"] == pytest.approx(4 * 0.6931472, rel=1e-5)  # 4 classes, ln 2 each
+
+
+def test_views_are_those_of_the_saved_recipe(step_folder, monkeypatch):
+    seen = []
+
+    def seeing(shards, *, view, **more):
+        seen.append(view)
+        return scan(shards, **more)
+
+    for room in (held_out, fewshot):
+        monkeypatch.setattr(room, "scan", seeing)
+    save_recipe(step_folder.parents[1], evaluate__crop="none", evaluate__resize_px=256)
+    evaluate(Job(step_folder, "held-out", data="d", device="cpu"))
+    evaluate(Job(step_folder, "fewshot", data="d", train="t", device="cpu"))
+    assert seen == [View("none", 256)] * 3
 
 
 def test_features_of_an_untrained_model_still_tell_colours_apart(step_folder):

@@ -33,7 +33,6 @@ class ColourModel(nn.Module):
 @pytest.fixture(autouse=True)
 def no_data_room(monkeypatch):
     monkeypatch.setattr(held_out, "scan", scan)
-    monkeypatch.setattr(held_out, "normalise", lambda images, device, dtype: images.to(dtype))
 
 
 def score(shards, place=Place(), batch=3, model=None, **more):  # noqa: B008
@@ -43,9 +42,7 @@ def score(shards, place=Place(), batch=3, model=None, **more):  # noqa: B008
         image=(4, 4),
         batch=batch,
         place=place,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        **more,
+        **{"prepare": torch.Tensor.float, **more},
     )
 
 
@@ -91,11 +88,10 @@ def test_the_mode_of_the_model_is_restored(training):
     assert model.training is training
 
 
-def test_the_mode_is_restored_after_an_error(monkeypatch):
+def test_the_mode_is_restored_after_an_error():
     model = ColourModel().train()
-    monkeypatch.setattr(held_out, "normalise", lambda *a: pytest.fail("as asked"))
     with pytest.raises(pytest.fail.Exception):
-        score(colour_set([0], K), model=model)
+        score(colour_set([0], K), model=model, prepare=lambda images: pytest.fail("as asked"))
     assert model.training
 
 

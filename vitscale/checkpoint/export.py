@@ -10,10 +10,12 @@ import json
 import math
 import os
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from vitscale.checkpoint.state import StateReader, Stretch
@@ -70,6 +72,22 @@ def export(
     finally:
         aside.unlink(missing_ok=True)
         reader.close()
+
+
+def write_tensors(tensors: Mapping[str, Tensor], record: dict[str, Any], to: Path) -> None:
+    """Write tensors and our record into the new safetensors file `to`, complete or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    aside = to.with_name(f".{to.name}.{os.getpid()}.tmp")
+    try:
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(whole, aside, {"format": "pt", METADATA: json.dumps(record)})
+        aside.rename(to)
+        sync_folder(to.parent)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _header(

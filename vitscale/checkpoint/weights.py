@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from vitscale.checkpoint.choose import found_commit
 from vitscale.checkpoint.export import METADATA, SUFFIX, export
 from vitscale.checkpoint.state import StateReader, whole
 from vitscale.config.model import Shape
+from vitscale.config.preprocessing import Preprocessing
 from vitscale.errors import CheckpointError, ConfigError
 from vitscale.units import human_bytes
 
@@ -29,6 +30,9 @@ class Weights:
     tensors: dict[str, Tensor]
     step: int
     path: Path
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    headless: bool = False
+    """The head is a placeholder of zeros: the source had none."""
 
 
 def load_weights(path: str | Path, which: str = "raw") -> Weights:
@@ -47,7 +51,15 @@ def load_weights(path: str | Path, which: str = "raw") -> Weights:
         facts, reader = found.manifest.facts, StateReader(found.folder)
         insist_on_kind(reader, which)
         tensors = whole(reader, KINDS[which], facts["shapes"])
-        return Weights(Shape.from_json(facts["shape"]), tensors, found.manifest.step, found.folder)
+        shape = Shape.from_json(facts["shape"])
+        return Weights(shape, tensors, found.manifest.step, found.folder, preprocessing_of(facts))
+
+
+def preprocessing_of(facts: dict[str, Any]) -> Preprocessing:
+    """What the run of a manifest trained on; runs before `data.mean` existed saw [-1, 1]."""
+    data = facts.get("config", {}).get("data", {})
+    given = {name: tuple(data[name]) for name in ("mean", "std") if name in data}
+    return Preprocessing(**given)
 
 
 def export_weights(path: Path, to: Path, which: str, dtype: str) -> dict[str, Any]:
@@ -66,12 +78,13 @@ def export_weights(path: Path, to: Path, which: str, dtype: str) -> dict[str, An
         CheckpointError: nothing at `path` verifies, or there is no average.
         ConfigError: the file exists, has another ending, or cannot be written.
     """
-    _insist_on_new(to)
+    insist_on_new(to)
     with found_commit(path) as found:
         facts, reader = found.manifest.facts, StateReader(found.folder)
         insist_on_kind(reader, which)
         record = {name: facts[name] for name in ("run", "step", "images", "shape")}
         record |= {"weights": which, "commit": found.manifest.digest}
+        record["preprocessing"] = preprocessing_of(facts).as_json()
         try:
             size = export(reader, KINDS[which], facts, to, dtype=dtype, record=record)
         except OSError as error:
@@ -93,7 +106,12 @@ def export_weights(path: Path, to: Path, which: str, dtype: str) -> dict[str, An
         }
 
 
-def _insist_on_new(to: Path) -> None:
+def insist_on_new(to: Path) -> None:
+    """Raise unless `to` is a safetensors file that does not exist yet.
+
+    Raises:
+        ConfigError: another ending, or it exists.
+    """
     if to.suffix != SUFFIX:
         raise ConfigError(
             "a safetensors file is written", where="--to", given=to, do=f"End it in {SUFFIX}."
@@ -122,7 +140,7 @@ def _exported(path: Path, which: str) -> Weights:
         with safe_open(path, framework="pt") as file:
             record = json.loads((file.metadata() or {}).get(METADATA, "null"))
             if record is None:
-                raise _unreadable(path, "it was not written by vitscale checkpoint export")
+                raise _unreadable(path, "it was not written by vitscale")
             if record["weights"] != which:
                 raise CheckpointError(
                     f"holds the {record['weights']} weights, not {which}",
@@ -132,12 +150,19 @@ def _exported(path: Path, which: str) -> Weights:
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise _unreadable(path, str(error)) from error
-    return Weights(Shape.from_json(record["shape"]), tensors, record["step"], path)
+    return Weights(
+        Shape.from_json(record["shape"]),
+        tensors,
+        record["step"],
+        path,
+        Preprocessing.from_json(record.get("preprocessing")),
+        record.get("headless", False),
+    )
 
 
 def _unreadable(path: Path, why: str) -> CheckpointError:
     return CheckpointError(
         f"cannot be used: {why}",
         where=str(path),
-        do="Give a run folder, a step folder, or a file written by vitscale checkpoint export.",
+        do="Give a run folder, a step folder, or a file of `vitscale checkpoint export` or `vitscale weights import`.",
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from vitscale.config.base import Section
+from vitscale.config.preprocessing import HALF, Channels
 from vitscale.config.source import SourceField, SourcesField
+
+Spread = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class DataConfig(Section):
@@ -20,14 +23,26 @@ class DataConfig(Section):
     held_out: SourceField | None = None
     """Shards that are never trained on, written as one source of `train`; evaluated during and after the run."""
 
-    crop: Literal["inception", "center", "none"] = "inception"
-    """Training crop: random area and aspect (arXiv 1409.4842), the central square, or a plain resize."""
+    crop: Literal["inception", "inception-tf", "random", "center", "none"] = "inception"
+    """Training crop: random area and aspect (arXiv 1409.4842), the same as TensorFlow and big_vision draw it, a random
+    or the central part of fixed size, or a plain resize (docs/augment.md)."""
+
+    resize_px: int | None = Field(default=None, ge=1)
+    """Shorter side the image is thought to be resized to before a "random" or "center" part of the model's size is cut;
+    with "none" both sides, before the central part is. Without it the part is as large as it can be."""
 
     crop_area: tuple[float, float] = (0.05, 1.0)
     """Smallest and largest share of the image area an inception crop takes (big_vision: 0.05 to 1)."""
 
     flip: bool = True
     """Mirror left-right with probability one half."""
+
+    randaugment: (
+        tuple[Annotated[int, Field(ge=1, le=16)], Annotated[int, Field(ge=0, le=22)]]
+        | Literal["off"]
+    ) = "off"
+    """RandAugment after crop and flip (arXiv 1909.13719): [layers, magnitude], big_vision's 16 ops and scale
+    (docs/augment.md); magnitude 0 still changes images."""
 
     mixup: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Alpha of mixup (arXiv 1710.09412): images and labels are mixed by a share from Beta(alpha, alpha); 0 is off."""
@@ -37,6 +52,12 @@ class DataConfig(Section):
 
     cutmix_share: float = Field(default=0.5, gt=0, lt=1)
     """Where both are on, the share of micro-batches that get CutMix; the others get mixup."""
+
+    mean: Channels = HALF
+    """Mean of the pixels of each channel, 0 to 1, that is taken off; pretrained weights bring their own."""
+
+    std: tuple[Spread, Spread, Spread] = HALF
+    """What the rest is divided by; 0.5 beside a mean of 0.5 gives [-1, 1]."""
 
     lanes: int = Field(default=256, ge=1)
     """Parts of the corpus that are read side by side; more lanes shuffle better and open more shards."""

@@ -22,6 +22,7 @@ _PATHS = (
     "data.cache",
     "init.weights",
     "init.checkpoint",
+    "distill.weights",
 )
 
 

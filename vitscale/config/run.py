@@ -14,6 +14,7 @@ from vitscale.config.optim import OptimConfig
 from vitscale.config.source import Source
 from vitscale.config.train import (
     CheckpointConfig,
+    DistillConfig,
     EvaluateConfig,
     GuardConfig,
     InitConfig,
@@ -37,6 +38,7 @@ class RunConfig(Section):
     ops: OpsConfig = OpsConfig()
     guard: GuardConfig = GuardConfig()
     init: InitConfig | None = None
+    distill: DistillConfig | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -111,6 +113,14 @@ def _idle_settings(config: RunConfig) -> Iterator[tuple[str, str]]:
             yield f"init.{name}", "has no effect with init.checkpoint: all of its state is taken"
     if config.model.positions != "rope":
         yield "model.rope_base", f'has no effect with model.positions = "{config.model.positions}"'
+    if config.distill is not None:
+        if config.distill.kind == "hard":
+            yield "distill.temperature", 'has no effect with distill.kind = "hard": remove it'
+        if config.distill.share == 1:
+            yield (
+                "train.label_smoothing",
+                "has no effect: with distill.share = 1 no loss has labels",
+            )
     yield from _idle_data(config)
 
 
@@ -122,7 +132,9 @@ def _idle_data(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "data.allow_pipe", "has no effect: no source is a pipe: command"
     if not (config.data.mixup and config.data.cutmix):
         yield "data.cutmix_share", "has no effect unless data.mixup and data.cutmix are both on"
-    if config.data.crop != "inception":
+    if config.data.crop.startswith("inception"):
+        yield "data.resize_px", f'has no effect with data.crop = "{config.data.crop}": remove it'
+    else:
         yield "data.crop_area", f'has no effect with data.crop = "{config.data.crop}": remove it'
 
 
@@ -141,6 +153,16 @@ def _impossible_data(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "data.train.0.weight", "has no effect on a single source: remove it"
     if held_out is not None and held_out.weight != 1:
         yield "data.held_out.weight", "has no effect: all of a held-out set is scored"
+    if config.data.crop == "random" and config.data.resize_px is None:
+        yield "data.resize_px", 'is needed with data.crop = "random": 448 for views of 384 px'
+    size = config.model.image_px
+    longest = size if isinstance(size, int) else max(size)
+    for key, px in (
+        ("data.resize_px", config.data.resize_px),
+        ("evaluate.resize_px", config.evaluate.resize_px),
+    ):
+        if px is not None and px < longest:
+            yield key, f"{px} px are less than the {longest} px of a view: give at least that"
     remote = [source.shards for source in sources_of(config) if source.is_remote]
     if remote and config.data.cache is None:
         yield "data.cache", f"is needed to read {remote[0]}: name a folder on a local disk"

@@ -1,4 +1,4 @@
-"""The `[run]`, `[train]`, `[guard]`, `[init]`, `[checkpoint]`, `[evaluate]` and `[tracking]` tables."""
+"""The `[run]`, `[train]`, `[guard]`, `[init]`, `[distill]`, `[checkpoint]`, `[evaluate]` and `[tracking]` tables."""
 
 from __future__ import annotations
 
@@ -83,6 +83,26 @@ class InitConfig(Section):
     """Patch size of the weights: as the model's, or resampled by FlexiViT's pseudo-inverse (arXiv 2212.08013)."""
 
 
+class DistillConfig(Section):
+    """A frozen teacher that the model learns from, beside the labels or in their place (docs/augment.md)."""
+
+    weights: str
+    """The teacher: a step folder, a run folder (its newest good commit), or an exported file; read at every start."""
+
+    which: Literal["raw", "ema"] = "raw"
+    """The teacher's weights as trained, or their exponential moving average."""
+
+    kind: Literal["soft", "hard"] = "soft"
+    """Match the teacher's probabilities (arXiv 1503.02531, 2106.05237), or take its decision for the label (DeiT, arXiv
+    2012.12877)."""
+
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """What the logits of both are divided by before they are compared; the loss is multiplied by its square."""
+
+    share: float = Field(default=1.0, gt=0, le=1)
+    """Weight of the teacher in the loss; the labels have the rest, with 1 none at all."""
+
+
 class CheckpointConfig(Section):
     """When the run is saved and what is kept."""
 
@@ -107,6 +127,12 @@ class EvaluateConfig(Section):
 
     batch: int = Field(default=256, ge=1)
     """Images per forward pass of an evaluation on one device."""
+
+    crop: Literal["center", "none"] = "center"
+    """What is shown of an image: its central part with the model's aspect, or all of it, squeezed."""
+
+    resize_px: int | None = Field(default=None, ge=1)
+    """As `data.resize_px`: 256 at 224 px shows big_vision's `resize_small(256)|central_crop(224)`."""
 
 
 class TrackingConfig(Section):

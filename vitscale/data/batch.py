@@ -5,6 +5,7 @@ Letters: B images, H and W pixels, L labels at most.
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,9 @@ _TASKS_PER_THREAD = 2
 
 Geometry = Callable[[np.ndarray, Slots], tuple[np.ndarray, np.ndarray]]
 """(width and height of each image [n, 2], slots) -> boxes int32 [n, 4], mirrored bool [n]"""
+
+Retouch = Callable[[np.ndarray, Slots], None]
+"""Changes views uint8 [n, H, W, 3] in place, by what their slots are."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,8 @@ class Filler:
     """Whether JPEGs may be decoded at a fraction of their size where the view allows it."""
     pool: ThreadPoolExecutor
     threads: int
+    retouch: Callable[[], Retouch] | None = None
+    """Makes what is done to finished views, for the use of one thread; None does nothing."""
     buffers: Buffers = field(default_factory=Buffers)
 
     def start(self, slots: Slots) -> Filling:
@@ -153,6 +159,10 @@ class Filler:
                 del bad[slot]
             except BadImage as error:
                 bad[slot] = error.what
+        started = time.perf_counter()
+        if self.retouch is not None:
+            self.retouch()(out, slots)
+        decode_s = filled.decode_s + time.perf_counter() - started
         bad |= {
             int(slot): "it has no label" for slot in np.flatnonzero(rows.labels[:, 0] == MASKED)
         }
@@ -161,4 +171,4 @@ class Filler:
         into = labels.numpy()[part]
         into[...] = rows.labels.reshape(into.shape)
         reasons = [(int(slots.ids[slot]), bad[slot]) for slot in sorted(bad) if slot not in lost]
-        return Outcome(reasons, len(lost), filled.read_s, filled.decode_s)
+        return Outcome(reasons, len(lost), filled.read_s, decode_s)

@@ -6,30 +6,54 @@ import time
 
 import torch
 
+from vitscale.config.preprocessing import HALF, Channels
 
-def normalise(images: torch.Tensor, device: torch.device | str, dtype: torch.dtype) -> torch.Tensor:
-    """Move uint8 images [B, 3, H, W] and scale 0..255 to -1..1, in float32 until the last step.
 
-    The copy does not block where the source is pinned.
+def normalise(
+    images: torch.Tensor,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    mean: Channels = HALF,
+    std: Channels = HALF,
+) -> torch.Tensor:
+    """Move uint8 images [B, 3, H, W] and scale 0..255 to (value / 255 - mean) / std, in float32 until the last step.
+
+    The defaults give -1..1. The copy does not block where the source is pinned.
     """
-    return _scaled(images.to(device, non_blocking=True), dtype)
+    return _scaled(images.to(device, non_blocking=True), dtype, mean, std)
 
 
-def _scaled(images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return images.to(torch.float32).div_(127.5).sub_(1.0).to(dtype)
+def _scaled(
+    images: torch.Tensor, dtype: torch.dtype, mean: Channels, std: Channels
+) -> torch.Tensor:
+    """In one division and one subtraction; plain numbers where all channels are alike."""
+    divisors = [255 * each for each in std]
+    offsets = [own / each for own, each in zip(mean, std, strict=True)]
+    values = images.to(torch.float32)
+    if len({*zip(divisors, offsets, strict=True)}) == 1:
+        return values.div_(divisors[0]).sub_(offsets[0]).to(dtype)
+    table = torch.tensor([divisors, offsets], device=values.device)[:, :, None, None]
+    return values.div_(table[0]).sub_(table[1]).to(dtype)
 
 
 class Normaliser:
     """`normalise` for one device and dtype that knows how long its copies took."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        mean: Channels = HALF,
+        std: Channels = HALF,
+    ) -> None:
         self._device, self._dtype = device, dtype
+        self._mean, self._std = mean, std
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         self._seconds = 0.0
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """As `normalise`."""
-        return _scaled(self._copied(images), self._dtype)
+        return _scaled(self._copied(images), self._dtype, self._mean, self._std)
 
     def _copied(self, images: torch.Tensor) -> torch.Tensor:
         if self._device.type != "cuda":

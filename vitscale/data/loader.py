@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from vitscale.config.data import DataConfig
-from vitscale.data.augment import center_boxes, draws, train_boxes, whole_boxes
+from vitscale.data import randaugment
+from vitscale.data.augment import View, draws, train_boxes, view_boxes
 from vitscale.data.bad_images import BadImages
-from vitscale.data.batch import Filler, Filling, Geometry, MicroBatch, Outcome, counted
+from vitscale.data.batch import Filler, Filling, Geometry, MicroBatch, Outcome, Retouch, counted
 from vitscale.data.corpus import Corpus
 from vitscale.data.eras import Eras
 from vitscale.data.ledger import Ledger, Seen
@@ -96,7 +97,14 @@ class TrainLoader:
         threads = useful_threads(config.threads, corpus)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="vitscale-data")
         self._filler = Filler(
-            corpus, self._decoder, self._geometry, image, True, self._pool, threads
+            corpus,
+            self._decoder,
+            self._geometry,
+            image,
+            True,
+            self._pool,
+            threads,
+            self._retouch if config.randaugment != "off" else None,
         )
         self._closed = False
         self._at = 0
@@ -174,6 +182,20 @@ class TrainLoader:
 
         return geometry
 
+    def _retouch(self) -> Retouch:
+        """RandAugment from random streams of its own, so that crops are the same with it and without."""
+        assert self._config.randaugment != "off"
+        layers, magnitude = self._config.randaugment
+        streams = SampleStreams("randaugment", self._seed)
+
+        def retouch(views: np.ndarray, slots: Slots) -> None:
+            keys = zip(slots.epochs.tolist(), slots.ids.tolist(), strict=True)
+            for view, key in zip(views, keys, strict=True):
+                drawn = streams.at(*key).random((layers, randaugment.DRAWS))
+                view[:] = randaugment.randaugment(view, drawn, magnitude)
+
+        return retouch
+
     def state(self, position: int) -> dict[str, Any]:
         """What a checkpoint needs to go on at `position`: the same on all ranks, plain JSON."""
         return {**self._eras.state(), "position": position, "batch": self._batch}
@@ -206,7 +228,7 @@ def scan(
     place: Place,
     ids: np.ndarray | None = None,
     threads: int = 2,
-    crop: Literal["center", "none"] = "center",
+    view: View = View(),  # noqa: B008
     bad_image_limit: float = SCAN_BAD_IMAGE_LIMIT,
 ) -> Iterator[MicroBatch]:
     """Every sample exactly once over all ranks, in the order of `ids`; a rank's last batch may be short.
@@ -221,8 +243,7 @@ def scan(
         place: this rank.
         ids: int64 [n], a subset in the wanted order; all samples by default.
         threads: that read and decode.
-        crop: "center" takes the largest central part with the aspect of `image` (all of an image
-            that has it); "none" squeezes the whole image into `image`.
+        view: what is shown of each image.
         bad_image_limit: share of images that may be masked.
 
     Raises:
@@ -237,8 +258,7 @@ def scan(
     threads = useful_threads(threads, corpus)
 
     def geometry(sizes: np.ndarray, _slots: Slots) -> tuple[np.ndarray, np.ndarray]:
-        boxes = center_boxes(sizes, image) if crop == "center" else whole_boxes(sizes)
-        return boxes, np.zeros(len(sizes), bool)
+        return view_boxes(sizes, image, view), np.zeros(len(sizes), bool)
 
     with ThreadPoolExecutor(threads, thread_name_prefix="vitscale-scan") as pool:
         decoder = choose_decoder("auto")

@@ -131,5 +131,7 @@ def build_engine(
         )
     else:
         engine = ZeroEngine(model, objective, config.engine, config.optim, plan, device=device)
+    mean, std = config.data.mean, config.data.std
+    engine.normalise = Normaliser(device, DTYPES[config.engine.precision], mean, std)
     mixing = Mixing(config.data, config.run.seed)
     return SeededEngine(engine, config.run.seed, place, mixing)

@@ -56,7 +56,7 @@ class LocalEngine:
         """Forward and backward of one micro-batch (uint8 [B, 3, H, W], int64 [B] or [B, L]); its loss, []."""
         labels = labels.to(self.device, non_blocking=True)
         views, labels, weights = mix(self.normalise(images), labels, self.draw)
-        loss = self.scale * self.objective(self.model(views), labels, weights)
+        loss = self.scale * self.objective(self.model(views), labels, weights, views)
         (loss / self.accumulation).backward()
         return loss.detach()
 

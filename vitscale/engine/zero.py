@@ -96,7 +96,7 @@ class ZeroEngine:
         self.engine.set_gradient_accumulation_boundary(last)
         labels = labels.to(self.device, non_blocking=True)
         views, labels, weights = mix(self.normalise(images), labels, self.draw)
-        loss = self.scale * self.objective(self.engine(views), labels, weights)
+        loss = self.scale * self.objective(self.engine(views), labels, weights, views)
         self.engine.backward(loss)
         return loss.detach()
 

@@ -1,8 +1,8 @@
 """Few-shot transfer: a linear classifier on frozen features of k images a class. Letters: N samples, D features.
 
 The protocol of big_vision (`evaluators/fewshot_lsr.py`): 1, 5, 10 and 25 shots, three draws each. Features are
-computed once per image and shared by all draws. One thing differs: images are cut to their largest centre, where
-big_vision resizes to 256 x 256 and takes the central 224.
+computed once per image and shared by all draws. One thing differs by default: images are cut to their largest
+centre, where big_vision resizes to 256 x 256 and takes the central 224, which is `View("none", 256)`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitscale.data.augment import View
 from vitscale.data.corpus import Corpus
-from vitscale.data.device import normalise
 from vitscale.data.loader import scan
 from vitscale.errors import DataError
-from vitscale.evaluate.inference import answering
+from vitscale.evaluate.inference import Prepare, answering
 from vitscale.evaluate.ridge import fit_ridge
 from vitscale.model.vit import ViT
 from vitscale.place import Place
@@ -45,9 +45,9 @@ def score(
     *,
     image: tuple[int, int],
     batch: int,
-    device: torch.device,
-    dtype: torch.dtype,
+    prepare: Prepare,
     shots: Sequence[int] = SHOTS,
+    view: View = View(),  # noqa: B008
 ) -> dict[str, dict[str, Any]]:
     """Mean accuracy on `test` of classifiers fitted on k samples a class of `train`; one process.
 
@@ -57,9 +57,9 @@ def score(
         test: set that is scored, all of it.
         image: height and width the model takes.
         batch: images per forward pass.
-        device: where the model is.
-        dtype: of the images the model takes.
+        prepare: bytes to what the model takes.
         shots: numbers of samples a class.
+        view: what is shown of each image.
 
     Returns:
         For each count such as `"5-shot"`: `mean` and `std` (over the draws, ddof 0), the `draws` themselves, the
@@ -72,8 +72,8 @@ def score(
     labels = np.asarray(train.labels())
     drawn = {seed: draw(labels, len(train.classes), max(shots), seed) for seed in SEEDS}
     wanted = np.unique(np.concatenate([ids for draws in drawn.values() for ids in draws]))
-    source = extract(model, train, wanted, image=image, batch=batch, device=device, dtype=dtype)
-    target = extract(model, test, None, image=image, batch=batch, device=device, dtype=dtype)
+    source = extract(model, train, wanted, image=image, batch=batch, prepare=prepare, view=view)
+    target = extract(model, test, None, image=image, batch=batch, prepare=prepare, view=view)
     sizes = np.bincount(labels, minlength=len(train.classes))
     return {
         f"{k}-shot": _over_draws(source, target, drawn, k)
@@ -98,14 +98,15 @@ def extract(
     *,
     image: tuple[int, int],
     batch: int,
-    device: torch.device,
-    dtype: torch.dtype,
+    prepare: Prepare,
+    view: View = View(),  # noqa: B008
 ) -> Features:
     """`pre_logits` of the samples `ids` (None: all); undecodable images are left out."""
     values, labels, numbers = [], [], []
     with answering(model):
-        for micro_batch in scan(shards, image=image, batch=batch, place=Place(), ids=ids):
-            images = normalise(micro_batch.images, device, dtype)
+        batches = scan(shards, image=image, batch=batch, place=Place(), ids=ids, view=view)
+        for micro_batch in batches:
+            images = prepare(micro_batch.images)
             good = micro_batch.labels >= 0
             values.append(model.features(images)["pre_logits"].float().cpu()[good])
             labels.append(micro_batch.labels[good])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from vitscale.checkpoint.weights import Weights, load_weights
 from vitscale.config.load import Recipe
 from vitscale.config.run import RunConfig
 from vitscale.config.source import Source
+from vitscale.data.augment import View
 from vitscale.data.corpus import Corpus, open_corpus
+from vitscale.data.device import normalise
 from vitscale.engine.precision import DTYPES
 from vitscale.errors import ConfigError, DataError, ResourceError
 from vitscale.evaluate import fewshot, held_out
+from vitscale.evaluate.inference import Prepare
 from vitscale.model.build import build_model
 from vitscale.model.vit import ViT
 from vitscale.place import Place, place_of
@@ -66,7 +70,7 @@ def evaluate(job: Job) -> dict[str, Any]:
     data = _sources(job.data, [saved] if saved else [], "--data DIR")
     corpus = open_corpus(data, config.data if config else None)
     scores = {"held-out": _held_out, "fewshot": _fewshot}[job.on](
-        job, model, corpus, config, device
+        job, model, corpus, config, _preparation(weights, device, DTYPES[job.precision])
     )
     return {
         "checkpoint": str(weights.path),
@@ -79,7 +83,11 @@ def evaluate(job: Job) -> dict[str, Any]:
 
 
 def _held_out(
-    job: Job, model: ViT, corpus: Corpus, config: RunConfig | None, device: torch.device
+    job: Job,
+    model: ViT,
+    corpus: Corpus,
+    config: RunConfig | None,
+    prepare: Prepare,
 ) -> dict[str, Any]:
     _check_classes(corpus, model)
     return held_out.score(
@@ -88,14 +96,18 @@ def _held_out(
         image=model.shape.image,
         batch=job.batch,
         place=Place(),
-        device=device,
-        dtype=DTYPES[job.precision],
+        prepare=prepare,
         objective=config.train.objective if config else "softmax",
+        view=_view(config),
     )
 
 
 def _fewshot(
-    job: Job, model: ViT, corpus: Corpus, config: RunConfig | None, device: torch.device
+    job: Job,
+    model: ViT,
+    corpus: Corpus,
+    config: RunConfig | None,
+    prepare: Prepare,
 ) -> dict[str, Any]:
     train = _sources(job.train, config.data.train if config else (), "--train DIR")
     return fewshot.score(
@@ -104,9 +116,20 @@ def _fewshot(
         corpus,
         image=model.shape.image,
         batch=job.batch,
-        device=device,
-        dtype=DTYPES[job.precision],
+        prepare=prepare,
+        view=_view(config),
     )
+
+
+def _view(config: RunConfig | None) -> View:
+    """The one of the run's own evaluations."""
+    return View(config.evaluate.crop, config.evaluate.resize_px) if config else View()
+
+
+def _preparation(weights: Weights, device: torch.device, dtype: torch.dtype) -> Prepare:
+    """With the mean and spread that belong to the weights."""
+    mean, std = weights.preprocessing.mean, weights.preprocessing.std
+    return partial(normalise, device=device, dtype=dtype, mean=mean, std=std)
 
 
 def model_of(path: str | Path, which: str = "raw") -> ViT:

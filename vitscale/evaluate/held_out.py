@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from vitscale.config.dataset import MASKED
+from vitscale.data.augment import View
 from vitscale.data.corpus import Corpus
-from vitscale.data.device import normalise
 from vitscale.data.loader import scan
 from vitscale.errors import DataError
-from vitscale.evaluate.inference import answering
+from vitscale.evaluate.inference import Prepare, answering
 from vitscale.objective import sigmoid_losses, softmax_losses
 from vitscale.place import Place
 
@@ -26,9 +26,9 @@ def score(
     image: tuple[int, int],
     batch: int,
     place: Place,
-    device: torch.device,
-    dtype: torch.dtype,
+    prepare: Prepare,
     objective: str = "softmax",
+    view: View = View(),  # noqa: B008
 ) -> dict[str, float]:
     """Score every sample of `shards` exactly once over all ranks; all ranks must call it.
 
@@ -41,9 +41,9 @@ def score(
         image: height and width the model takes.
         batch: images per forward pass on one rank.
         place: this process; sums are added over ranks where `place.world` is above 1.
-        device: where the model is.
-        dtype: of the images the model takes.
+        prepare: bytes to what the model takes.
         objective: "softmax" or "sigmoid", the loss to report, without label smoothing.
+        view: what is shown of each image.
 
     Returns:
         `top1` and `top5` as shares (top5 counts min(5, K) guesses), mean `loss`, `images` scored, and `bad` images,
@@ -53,25 +53,26 @@ def score(
         DataError: there is nothing to score.
     """
     losses = {"softmax": softmax_losses, "sigmoid": sigmoid_losses}[objective]
-    sums = torch.zeros(_SUMS, dtype=torch.float64, device=device)
+    sums = torch.zeros(_SUMS, dtype=torch.float64)
     with answering(model):
-        for images, labels in _rounds(shards, image, batch, place):
-            logits = model(normalise(images, device, dtype)).float()
+        for images, labels in _rounds(shards, image, batch, place, view):
+            logits = model(prepare(images)).float()
+            sums = sums.to(logits.device)  # also where a rank has blank rounds alone
             if labels is not None:
-                sums += _count(logits, labels.to(device), losses)
+                sums += _count(logits, labels.to(logits.device), losses)
     if place.world > 1:
         torch.distributed.all_reduce(sums)
     return _result(sums.tolist())
 
 
 def _rounds(
-    shards: Corpus, image: tuple[int, int], batch: int, place: Place
+    shards: Corpus, image: tuple[int, int], batch: int, place: Place, view: View
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """The same number of (images, labels) on every rank; labels are None for a blank round."""
     largest_share = -(-shards.samples // place.world)
     rounds = -(-largest_share // batch)
     done = 0
-    for micro_batch in scan(shards, image=image, batch=batch, place=place):
+    for micro_batch in scan(shards, image=image, batch=batch, place=place, view=view):
         yield micro_batch.images, micro_batch.labels
         done += 1
     assert done <= rounds, f"{place} scanned {done} batches where {rounds} are its largest share"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+Prepare = Callable[[Tensor], Tensor]
+"""Bytes [B, 3, H, W] to what a model takes, where it takes them."""
 
 
 @contextmanager

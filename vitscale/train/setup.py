@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from vitscale import __version__
 from vitscale.checkpoint.layout import CHECKPOINTS, step_folders
 from vitscale.checkpoint.lease import Lease
 from vitscale.checkpoint.retention import Retention
-from vitscale.checkpoint.weights import load_weights
+from vitscale.checkpoint.weights import Weights, load_weights
 from vitscale.config.load import Recipe
 from vitscale.config.model import Shape
 from vitscale.config.plan import Plan, make_plan
 from vitscale.config.redaction import redact_table
 from vitscale.config.run import RunConfig
+from vitscale.data.augment import View
 from vitscale.data.corpus import Corpus, cache_of, open_corpus
+from vitscale.data.device import normalise
 from vitscale.data.loader import TrainLoader
 from vitscale.engine.build import StepEngine, build_engine
 from vitscale.engine.collectives import Ranks, pick_device, set_timeouts
@@ -31,7 +34,7 @@ from vitscale.evaluate import held_out
 from vitscale.model import size
 from vitscale.model.build import Fitting, build_model, load_pretrained
 from vitscale.model.vit import ViT
-from vitscale.objective import make_objective
+from vitscale.objective import Objective, make_objective
 from vitscale.ops.apex import find_apex, refuse_wrong_apex
 from vitscale.ops.choice import Ops, choose_ops
 from vitscale.optim.schedule import make_schedule
@@ -44,6 +47,7 @@ from vitscale.train.meters import Window
 from vitscale.train.progress import Progress
 from vitscale.train.saving import Habits, RunCheckpoints, Start
 from vitscale.train.stop import StopRequest
+from vitscale.train.teacher import distillation_by
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +125,7 @@ def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], 
     _say(attempt, [f"JPEGs are decoded by {loader.decoder}"])
     engine = build_engine(
         model,
-        make_objective(config.train.objective, config.train.label_smoothing),
+        _objective(attempt, found),
         config,
         plan,
         place=attempt.place,
@@ -215,9 +219,36 @@ def _model(attempt: Attempt, found: Survey) -> ViT:
         weights = load_weights(config.init.weights, config.init.which)
         init = config.init
         fitting = Fitting(init.head, init.resample, init.patches)
+        _insist_on_same_pixels(config, weights)
         report = load_pretrained(model, weights.tensors, weights.shape, fitting)
         _say(attempt, [f"weights from {weights.path}", *report.lines()])
     return model
+
+
+def _objective(attempt: Attempt, found: Survey) -> Objective:
+    """The loss, with its teacher where the recipe names one; that is read anew at every start."""
+    config, how = attempt.config, attempt.config.distill
+    name, smoothing = config.train.objective, config.train.label_smoothing
+    if how is None:
+        return make_objective(name, smoothing)
+    weights = load_weights(how.weights, how.which)
+    _insist_on_same_pixels(config, weights)
+    device, dtype = attempt.device, DTYPES[config.engine.precision]
+    teacher = distillation_by(weights, how, found.shape, found.ops, device=device, dtype=dtype)
+    _say(attempt, [f"taught by {weights.path}, step {weights.step}"])
+    return make_objective(name, smoothing, teacher)
+
+
+def _insist_on_same_pixels(config: RunConfig, weights: Weights) -> None:
+    """Weights see the mean and spread they were trained with, or they are other weights."""
+    own = weights.preprocessing
+    if not own.fits(config.data.mean, config.data.std):
+        raise ConfigError(
+            f"the weights of {weights.path} were trained with other pixels",
+            where="data.mean, data.std",
+            given=f"mean {list(config.data.mean)}, std {list(config.data.std)}",
+            do=f"Set data.mean = {list(own.mean)} and data.std = {list(own.std)}.",
+        )
 
 
 def _say(attempt: Attempt, lines) -> None:
@@ -310,6 +341,8 @@ def _evaluator(
     attempt: Attempt, engine: StepEngine, held: Corpus | None, shape: Shape
 ) -> Callable[[], dict[str, float]]:
     config = attempt.config
+    dtype, data = DTYPES[config.engine.precision], config.data
+    prepare = partial(normalise, device=attempt.device, dtype=dtype, mean=data.mean, std=data.std)
 
     def score(prefix: str) -> dict[str, float]:
         assert held is not None
@@ -319,9 +352,9 @@ def _evaluator(
             image=shape.image,
             batch=config.evaluate.batch,
             place=attempt.place,
-            device=attempt.device,
-            dtype=DTYPES[config.engine.precision],
+            prepare=prepare,
             objective=config.train.objective,
+            view=View(config.evaluate.crop, config.evaluate.resize_px),
         )
         return {f"{prefix}/{name}": float(value) for name, value in scores.items()}
 
