@@ -1,35 +1,12 @@
-"""Schedules at hand-computed points; which parameters decay; the decay of one step."""
-
-import math
+"""Which parameters decay; the decay of one step."""
 
 import pytest
 import torch
 
 from vitscale.config.model import ModelConfig
 from vitscale.config.optim import OptimConfig
-from vitscale.config.plan import Plan
 from vitscale.model.build import build_model
 from vitscale.optim.groups import make_optimizer, parameter_groups
-from vitscale.optim.schedule import make_schedule
-
-PLAN = Plan(1, 8, 8, 1, 80, 110, 10, 1, 1, None, None)
-
-
-@pytest.mark.parametrize(
-    ("schedule", "middle", "last"),
-    [
-        ("cosine", 0.5, (1 + math.cos(math.pi * 0.99)) / 2),
-        ("linear", 0.5, 0.01),
-        ("constant", 1.0, 1.0),
-    ],
-)
-def test_schedules_warm_up_hold_their_shape_and_end(schedule, middle, last):
-    rate = make_schedule(OptimConfig(lr=2.0, schedule=schedule), PLAN)
-    assert rate(0) == 0.0
-    assert rate(5) == pytest.approx(1.0)
-    assert rate(10) == pytest.approx(2.0)
-    assert rate(60) == pytest.approx(2.0 * middle)
-    assert rate(109) == pytest.approx(2.0 * last)
 
 
 def test_kernels_decay_and_biases_norms_cls_and_positions_do_not():
