@@ -134,9 +134,11 @@ def contents(engine: Any, stage: int | None, precision: str, ranks: Ranks) -> di
 
 def _gathered(state: Any, kind: str, ranks: Ranks) -> dict[str, Tensor]:
     own = [
-        (span, tensor.view(-1)[span.offset : span.offset + span.length].cpu())
-        for partition, tensor in zip(state.partitions, state.tensors(kind), strict=True)
-        for span in partition.spans
+        (span, piece.tensor.view(-1)[span.offset : span.offset + span.length].cpu())
+        for index in range(len(state.partitions))
+        for piece in state.pieces(index)
+        if piece.kind == kind
+        for span in piece.spans
     ]
     whole: dict[str, dict[int, Tensor]] = {}
     for part in ranks.gather(own):

@@ -54,13 +54,19 @@ def new_model(**shape: Any) -> ViT:
 
 
 def make_engine(case: dict[str, Any], ranks: Ranks) -> tuple[SeededEngine, Plan]:
-    model = new_model(dropout=case.get("dropout", 0.0), drop_path=case.get("drop_path", 0.0))
+    random = {key: case[key] for key in ("dropout", "drop_path") if key in case}
+    model = new_model(**random, **case.get("shape", {}))
     set_recompute(model, case.get("recompute", "none"))
     world, batch = ranks.place.world, case.get("batch", BATCH)
     micro = case.get("micro") or batch // world // case.get("accumulation", 1)
     accumulation = batch // world // micro
     plan = Plan(world, batch, micro, accumulation, batch, 100, 0, 10, 10, None, None)
-    optim = OptimConfig(lr=LR, clip_norm=case.get("clip_norm", 0.5), ema=case.get("ema", "off"))
+    optim = OptimConfig(
+        lr=LR,
+        clip_norm=case.get("clip_norm", 0.5),
+        ema=case.get("ema", "off"),
+        **case.get("optim", {}),
+    )
     config = EngineConfig(
         kind=case["kind"], zero_stage=case.get("stage"), precision=case.get("precision", "fp32")
     )

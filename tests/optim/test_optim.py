@@ -1,6 +1,5 @@
 """Which parameters decay; the decay of one step."""
 
-import pytest
 import torch
 
 from vitscale.config.model import ModelConfig
@@ -11,7 +10,7 @@ from vitscale.optim.groups import make_optimizer, parameter_groups
 
 def test_kernels_decay_and_biases_norms_cls_and_positions_do_not():
     model = build_model(ModelConfig(variant="mu/8", image_px=16).shape(3), seed=0)
-    decay, rest = parameter_groups(model, 0.1)
+    decay, rest = parameter_groups(model, OptimConfig(weight_decay=0.1))
     names = {id(p): name for name, p in model.named_parameters()}
     assert {names[id(p)] for p in decay["params"]} == {
         "patch_embed.projection.weight",
