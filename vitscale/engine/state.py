@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vitscale.engine.frozen import FrozenWeights
+from vitscale.errors import CheckpointError
 from vitscale.optim.moments import kept, make_state, slots_of
 from vitscale.optim.span_optimizer import SpanOptimizer
 from vitscale.optim.spans import Partition, Span, Weight
@@ -43,7 +44,11 @@ class Writer(Protocol):
 class Source(Protocol):
     """A checkpoint that was verified before."""
 
+    folder: Path
+
     def has(self, kind: str) -> bool: ...
+
+    def kinds_of(self, name: str) -> set[str]: ...
 
     def fill(self, kind: str, name: str, start: int, into: Tensor) -> None: ...
 
@@ -119,7 +124,12 @@ class RankState:
 
         Returns:
             Whether there was an average where one is wanted; without one it begins at the weights.
+
+        Raises:
+            CheckpointError: weights train that did not when the commit was made.
         """
+        if updates:
+            self._insist_on_moments(source)
         self.updates = updates
         self.optimizer.state.clear()
         followed = source.has(EMA)
@@ -131,6 +141,19 @@ class RankState:
         self.frozen.load(lambda name, into: source.fill(WEIGHT, name, 0, into))
         self.publish()
         return followed
+
+    def _insist_on_moments(self, source: Source) -> None:
+        """Raise on every rank alike if the optimizer's state of some weights is not there at all."""
+        if not any(slots_of(self.optimizer, partition) for partition in self.partitions):
+            return
+        names = [weight.name for partition in self.partitions for weight in partition.weights]
+        without = [name for name in names if not source.kinds_of(name) - {WEIGHT, EMA}]
+        if without:
+            raise CheckpointError(
+                f"the optimizer kept nothing for {without[0]} and {len(without) - 1} more: they were frozen",
+                where=str(source.folder),
+                do="Freeze them again (optim.freeze), or start anew from the weights (vitscale finetune).",
+            )
 
     def save_frozen(self, writer: Writer, rank: int) -> list[Stored]:
         """Write this rank's share of the weights that do not move; their average is what they are."""
