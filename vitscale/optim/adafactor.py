@@ -92,6 +92,7 @@ class Adafactor(SpanOptimizer):
         self.momentum = momentum
 
     def slots(self, partition: Partition) -> list[Slot]:
+        """Factors of all matrices, on all ranks; of the rest the second moment; the momentum."""
         dtype = partition.master.dtype
         factored = tuple(
             Span(weight.name, 0, at, grid.numel) for weight, grid, at in _factored(partition)
