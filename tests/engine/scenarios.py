@@ -46,8 +46,8 @@ def images_of(step: int, masked: int = 0, batch: int = BATCH) -> tuple[torch.Ten
     return images, labels
 
 
-def new_model(**shape: Any) -> ViT:
-    model = build_model(shape_with(**shape), seed=1)
+def new_model(seed: int = 1, **shape: Any) -> ViT:
+    model = build_model(shape_with(**shape), seed=seed)
     head = torch.Generator().manual_seed(5)  # a zero head would hide differences for a step
     model.head.weight.data.normal_(0, 0.1, generator=head)
     return model
@@ -61,14 +61,19 @@ def teacher_model() -> ViT:
 
 
 def make_engine(case: dict[str, Any], ranks: Ranks) -> tuple[SeededEngine, Plan]:
-    shape = {"dropout": case.get("dropout", 0.0), "drop_path": case.get("drop_path", 0.0)}
-    model = new_model(**shape, **case.get("shape", {}))
+    random = {key: case[key] for key in ("dropout", "drop_path") if key in case}
+    model = new_model(case.get("seed", 1), **random, **case.get("shape", {}))
     set_recompute(model, case.get("recompute", "none"))
     world, batch = ranks.place.world, case.get("batch", BATCH)
     micro = case.get("micro") or batch // world // case.get("accumulation", 1)
     accumulation = batch // world // micro
     plan = Plan(world, batch, micro, accumulation, batch, 100, 0, 10, 10, None, None)
-    optim = OptimConfig(lr=LR, clip_norm=case.get("clip_norm", 0.5), ema=case.get("ema", "off"))
+    optim = OptimConfig(
+        lr=LR,
+        clip_norm=case.get("clip_norm", 0.5),
+        ema=case.get("ema", "off"),
+        **case.get("optim", {}),
+    )
     config = EngineConfig(
         kind=case["kind"], zero_stage=case.get("stage"), precision=case.get("precision", "fp32")
     )
@@ -237,9 +242,10 @@ def committed(engine: Any, ranks: Ranks, folder: Path) -> Path:
 
 
 def master_weights(engine: Any, case: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The float32 weights as the engine itself gives them; all ranks call it."""
+    """The float32 weights that train, as the engine itself gives them; all ranks call it."""
     if case["kind"] == "local":
         return dict(engine.masters)
+    trained = {n: p for n, p in engine.model.named_parameters() if p.requires_grad}
     if case["stage"] == 0 and case.get("precision") == "bf16":
         wrapper = engine.engine.optimizer
         masters = {
@@ -247,12 +253,23 @@ def master_weights(engine: Any, case: dict[str, Any]) -> dict[str, torch.Tensor]
             for lows, highs in zip(wrapper.fp16_groups, wrapper.fp32_groups, strict=True)
             for low, high in zip(lows, highs, strict=True)
         }
-        return {name: masters[id(p)] for name, p in engine.model.named_parameters()}
+        return {name: masters[id(p)] for name, p in trained.items()}
     if case["stage"] == 0:  # in float32
-        return {name: p.detach() for name, p in engine.model.named_parameters()}
+        return {name: p.detach() for name, p in trained.items()}
     from deepspeed.utils import safe_get_full_fp32_param
 
-    return {name: safe_get_full_fp32_param(p) for name, p in engine.model.named_parameters()}
+    return {name: safe_get_full_fp32_param(p) for name, p in trained.items()}
+
+
+def frozen_weights(engine: Any, case: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights that do not train, as the model computes with them; all ranks call it."""
+    frozen = {n: p for n, p in engine.model.named_parameters() if not p.requires_grad}
+    if case.get("stage") != 3:
+        return {name: p.detach().clone() for name, p in frozen.items()}
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(frozen.values())):
+        return {name: p.detach().clone() for name, p in frozen.items()}
 
 
 def resumed(cases: list[dict[str, Any]], folder: str) -> list[dict[str, Any]]:
@@ -266,7 +283,8 @@ def resumed(cases: list[dict[str, Any]], folder: str) -> list[dict[str, Any]]:
         first, _ = make_engine(case, ranks)
         before = train_steps(first, plan, rank, range(3))
         checkpoints = Path(folder) / f"case-{number}"
-        shapes = {n: list(p.shape) for n, p in build_model(SHAPE, seed=1).named_parameters()}
+        model = new_model(**case.get("shape", {}))
+        shapes = {n: list(p.shape) for n, p in model.named_parameters()}
         facts = {"step": 3, "images": 48, "world": 2, "shape": SHAPE.as_json(), "shapes": shapes}
         path = commit(
             checkpoints,
@@ -274,8 +292,8 @@ def resumed(cases: list[dict[str, Any]], folder: str) -> list[dict[str, Any]]:
             lambda writer, e=first: e.save(writer, rank),
             ranks,
         )
-        truth = master_weights(first, case)
-        read = load_weights(path).tensors
+        truth = master_weights(first, case) | frozen_weights(first, case)
+        read = {n: t.to(truth[n].dtype) for n, t in load_weights(path).tensors.items()}
         assert read.keys() == truth.keys()
         unequal = [name for name in truth if not torch.equal(truth[name], read[name])]
         second, _ = make_engine(case, ranks)

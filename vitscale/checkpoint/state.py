@@ -50,6 +50,10 @@ class StateReader:
         """Whether the commit holds tensors of this kind, such as `weight`, `exp_avg` or `ema`."""
         return kind in self._stretches
 
+    def kinds_of(self, name: str) -> set[str]:
+        """The kinds of numbers that the commit holds of a weight."""
+        return {kind for kind, by_name in self._stretches.items() if name in by_name}
+
     def fill(self, kind: str, name: str, start: int, into: Tensor) -> None:
         """Copy numbers from `start` on of the flattened weight `name` into the flat tensor `into`.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vitscale.config.optim import OptimConfig
 from vitscale.config.run import RunConfig
 from vitscale.errors import ConfigError
 from vitscale.units import Duration
@@ -24,6 +25,9 @@ class Plan:
     save_every: int
     keep_every: int | None
     evaluate_every: int | None
+    cooldown_steps: int = 0
+    timescale_steps: int | None = None
+    """Of the rsqrt schedule; None for the others."""
 
     @property
     def total_images(self) -> int:
@@ -52,7 +56,10 @@ def make_plan(config: RunConfig, *, world: int, epoch_images: int) -> Plan:
     """
     batch = config.train.batch
     accumulation = _accumulation(config, world)
+    optim = config.optim
     total = _steps("train.duration", config.train.duration, batch, epoch_images, None)
+    warmup, cooldown = _ramps(optim, batch, epoch_images, total)
+    rsqrt = optim.schedule == "rsqrt"
 
     def every(key: str, duration: Duration | None) -> int | None:
         return _steps(key, duration, batch, epoch_images, total) if duration else None
@@ -64,11 +71,13 @@ def make_plan(config: RunConfig, *, world: int, epoch_images: int) -> Plan:
         accumulation=accumulation,
         epoch_images=epoch_images,
         total_steps=total,
-        warmup_steps=_warmup(config.optim.warmup, batch, epoch_images, total),
+        warmup_steps=warmup,
         log_every=_steps("train.log_every", config.train.log_every, batch, epoch_images, total),
         save_every=_steps("checkpoint.every", config.checkpoint.every, batch, epoch_images, total),
         keep_every=every("checkpoint.keep_every", config.checkpoint.keep_every),
         evaluate_every=every("evaluate.every", config.evaluate.every),
+        cooldown_steps=cooldown,
+        timescale_steps=every("optim.timescale", optim.timescale if rsqrt else None),
     )
 
 
@@ -87,16 +96,27 @@ def _steps(key: str, duration: Duration, batch: int, epoch_images: int, total: i
     return steps
 
 
-def _warmup(duration: Duration, batch: int, epoch_images: int, total: int) -> int:
-    steps = duration.steps(batch=batch, epoch_images=epoch_images, total_steps=total)
-    if steps >= total:
+def _ramps(optim: OptimConfig, batch: int, epoch_images: int, total: int) -> tuple[int, int]:
+    """Steps of warmup and cooldown."""
+    warmup, cooldown = (
+        each.steps(batch=batch, epoch_images=epoch_images, total_steps=total)
+        for each in (optim.warmup, optim.cooldown)
+    )
+    if warmup >= total:
         raise ConfigError(
-            f"the warmup takes {steps} of {total} steps, so the peak rate would never be held",
+            f"the warmup takes {warmup} of {total} steps, so the peak rate would never be held",
             where="optim.warmup",
-            given=duration,
+            given=optim.warmup,
             do="Shorten it or train longer.",
         )
-    return steps
+    if warmup + cooldown > total:
+        raise ConfigError(
+            f"the cooldown takes {cooldown} of {total} steps, and the warmup before it {warmup}",
+            where="optim.cooldown",
+            given=optim.cooldown,
+            do="Shorten one of them or train longer.",
+        )
+    return warmup, cooldown
 
 
 def _accumulation(config: RunConfig, world: int) -> int:

@@ -10,7 +10,7 @@ from vitscale.config.data import DataConfig
 from vitscale.config.engine import EngineConfig, OpsConfig
 from vitscale.config.health import HealthConfig
 from vitscale.config.model import ModelConfig
-from vitscale.config.optim import OptimConfig
+from vitscale.config.optim import OptimConfig, idle_optim, impossible_optim
 from vitscale.config.source import Source
 from vitscale.config.train import (
     CheckpointConfig,
@@ -73,6 +73,7 @@ def _impossible_values(config: RunConfig) -> Iterator[tuple[str, str]]:
         elif duration.unit == "%" and key == "train.duration":
             yield key, f"{duration} of what? Use epochs, images or steps"
     yield from _impossible_data(config)
+    yield from impossible_optim(config.optim)
     low, high = config.data.crop_area
     if not 0 < low <= high <= 1:
         yield "data.crop_area", f"[{low}, {high}] must satisfy 0 < smallest <= largest <= 1"
@@ -100,9 +101,7 @@ def _idle_settings(config: RunConfig) -> Iterator[tuple[str, str]]:
             "engine.zero_stage",
             'has no effect with engine.kind = "local": remove it or use "deepspeed"',
         )
-    for name in ("momentum",) if config.optim.optimizer == "adamw" else ("betas", "eps"):
-        text = f'has no effect with optim.optimizer = "{config.optim.optimizer}": remove it'
-        yield f"optim.{name}", text
+    yield from idle_optim(config.optim)
     if config.guard.loss_spike == "off":
         yield (
             "guard.window",
@@ -172,6 +171,8 @@ def _durations(config: RunConfig):
     yield "train.duration", config.train.duration
     yield "train.log_every", config.train.log_every
     yield "optim.warmup", config.optim.warmup
+    yield "optim.cooldown", config.optim.cooldown
+    yield "optim.timescale", config.optim.timescale
     yield "checkpoint.every", config.checkpoint.every
     if config.checkpoint.keep_every is not None:
         yield "checkpoint.keep_every", config.checkpoint.keep_every

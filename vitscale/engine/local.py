@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from vitscale.config.optim import OptimConfig
 from vitscale.data.device import Normaliser
 from vitscale.data.mix import Draw, mix
+from vitscale.engine.frozen import FrozenWeights
 from vitscale.engine.state import RankState, Source, Stored, Writer, whole_partitions, write_share
 from vitscale.model.vit import ViT
 from vitscale.objective import Objective
-from vitscale.optim.groups import make_optimizer, parameter_groups
+from vitscale.optim.groups import freeze, make_optimizer, parameter_groups, set_rate
 
 
 class LocalEngine:
@@ -31,8 +32,11 @@ class LocalEngine:
         accumulation: int,
         world: int,
     ) -> None:
+        freeze(model, optim.freeze)
+        frozen = FrozenWeights(model, dist.get_rank() if world > 1 else 0, world)
         self.model = model.to(device)
-        self.masters = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self.masters = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.model.to(dtype)
         self.device = device
         self.normalise = Normaliser(device, dtype)
@@ -41,13 +45,13 @@ class LocalEngine:
         self.draw: Draw | None = None
         self.accumulation, self.world = accumulation, world
         self.optimizer = make_optimizer(optim, self._groups(optim))
-        partitions = whole_partitions(iter(self.masters.items()))
-        self.state = RankState(partitions, self.optimizer, self._publish, optim.ema_decay)
+        partitions = whole_partitions(self.masters.items(), model.shape.heads)
+        self.state = RankState(partitions, self.optimizer, self._publish, optim.ema_decay, frozen)
 
     def _groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         """The model's parameter groups, with masters in the place of parameters."""
-        names = {id(p): name for name, p in self.model.named_parameters()}
-        groups = parameter_groups(self.model, optim.weight_decay)
+        names = {id(p): name for name, p in self.parameters.items()}
+        groups = parameter_groups(self.model, optim)
         for group in groups:
             group["params"] = [self.masters[names[id(p)]] for p in group["params"]]
         return groups
@@ -65,13 +69,12 @@ class LocalEngine:
         """Average, clip, update; the gradient norm before clipping, []. No update if it is not finite."""
         self._average_gradients()
         masters = list(self.masters.values())
-        for master, parameter in zip(masters, self.model.parameters(), strict=True):
+        for master, parameter in zip(masters, self.parameters.values(), strict=True):
             master.grad = _gradient(parameter).to(master.dtype)
             parameter.grad = None
         norm = nn.utils.clip_grad_norm_(masters, self.largest_norm)
         if torch.isfinite(norm):
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
+            set_rate(self.optimizer, lr)
             self.optimizer.step()
             self._publish()
             self.state.stepped()
@@ -79,20 +82,20 @@ class LocalEngine:
 
     def discard(self) -> None:
         """Drop what was accumulated since the last step, as if it had not been."""
-        for parameter in self.model.parameters():
+        for parameter in self.parameters.values():
             parameter.grad = None
 
     def _average_gradients(self) -> None:
         if self.world == 1:
             return
-        for parameter in self.model.parameters():
+        for parameter in self.parameters.values():
             gradient = _gradient(parameter)
             dist.all_reduce(gradient)
             gradient /= self.world
 
     @torch.no_grad()
     def _publish(self) -> None:
-        for master, parameter in zip(self.masters.values(), self.model.parameters(), strict=True):
+        for master, parameter in zip(self.masters.values(), self.parameters.values(), strict=True):
             parameter.copy_(master)
 
     def save(self, writer: Writer, rank: int) -> list[Stored]:

@@ -1,48 +1,36 @@
 """What one rank keeps of the training state, in terms that no ZeRO stage and no number of ranks shows through.
 
-A `Partition` is one float32 tensor that the optimizer updates on this rank; its spans say which stretches of which
-weights it holds. Weights, moments and their average have the same spans. So a checkpoint is a list of tensors with
-spans, and any rank of any stage fills its own partitions from it.
+Masters, what the optimizer keeps for them and their average are tensors with spans of weights (`optim/spans.py`). So a
+checkpoint is a list of tensors with spans, and any rank of any stage fills its own partitions from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from vitscale.optim.moments import fresh_state, moments_of
+from vitscale.engine.frozen import FrozenWeights
+from vitscale.errors import CheckpointError
+from vitscale.optim.moments import kept, make_state, slots_of
+from vitscale.optim.span_optimizer import SpanOptimizer
+from vitscale.optim.spans import Partition, Span, Weight
 
 WEIGHT, EMA = "weight", "ema"
 
-
-class Span(NamedTuple):
-    """`length` numbers from `start` of a flattened weight, found from `offset` of a flattened partition."""
-
-    name: str
-    start: int
-    offset: int
-    length: int
-
-
-@dataclass(frozen=True)
-class Partition:
-    """A float32 tensor that the optimizer updates, of any shape, and what it holds."""
-
-    master: Tensor
-    spans: tuple[Span, ...]
+Place = tuple[str, list[str | int]]
+"""A tensor in a checkpoint: the file, and the keys in it."""
 
 
 class Stored(NamedTuple):
-    """Where a partition lies in a checkpoint: for each kind of tensor the file and the keys in it. Plain JSON."""
+    """Where numbers of some weights lie in a checkpoint, for each kind of them. Plain JSON."""
 
     spans: Sequence[Span]
-    tensors: dict[str, tuple[str, list[str | int]]]
+    tensors: dict[str, Place]
 
 
 class Writer(Protocol):
@@ -56,9 +44,28 @@ class Writer(Protocol):
 class Source(Protocol):
     """A checkpoint that was verified before."""
 
+    folder: Path
+
     def has(self, kind: str) -> bool: ...
 
+    def kinds_of(self, name: str) -> set[str]: ...
+
     def fill(self, kind: str, name: str, start: int, into: Tensor) -> None: ...
+
+
+class Piece(NamedTuple):
+    """A tensor of the state, of any shape, and the numbers of `kind` that it holds; `shared` as in `Slot`."""
+
+    kind: str
+    spans: tuple[Span, ...]
+    tensor: Tensor
+    shared: bool = False
+
+    def fill(self, source: Source, kind: str | None = None) -> None:
+        """Take the numbers from a checkpoint, or those of another kind."""
+        flat = self.tensor.view(-1)
+        for name, start, offset, length in self.spans:
+            source.fill(kind or self.kind, name, start, flat[offset : offset + length])
 
 
 class RankState:
@@ -66,9 +73,10 @@ class RankState:
 
     Args:
         partitions: what the rank holds.
-        optimizer: torch's own, whose `state` has an entry for each `master`.
+        optimizer: over the partitions' masters.
         publish: makes the model's parameters follow the masters; all ranks call it together.
         ema: decay of the moving average, or None for none.
+        frozen: the weights that no optimizer moves.
     """
 
     def __init__(
@@ -77,11 +85,14 @@ class RankState:
         optimizer: torch.optim.Optimizer,
         publish: Callable[[], None],
         ema: float | None,
+        frozen: FrozenWeights,
     ) -> None:
         self.partitions, self.optimizer, self.publish = list(partitions), optimizer, publish
-        self.decay = ema
+        self.decay, self.frozen = ema, frozen
         self.average = [p.master.detach().clone() for p in partitions] if ema is not None else []
         self.updates = 0
+        if isinstance(optimizer, SpanOptimizer):
+            optimizer.attach(partitions)
 
     @torch.no_grad()
     def stepped(self) -> None:
@@ -95,18 +106,17 @@ class RankState:
         """Whether every master weight of this rank is a finite number."""
         return all(bool(torch.isfinite(p.master).all()) for p in self.partitions)
 
-    def kinds(self) -> tuple[str, ...]:
-        """The kinds of tensors there are; no moments before the first update."""
-        moments = moments_of(self.optimizer) if self.updates else ()
-        return (WEIGHT, *moments, *((EMA,) if self.average else ()))
-
-    def tensors(self, kind: str) -> list[Tensor]:
-        """The tensors of a kind, one a partition."""
-        if kind == WEIGHT:
-            return [partition.master.detach() for partition in self.partitions]
-        if kind == EMA:
-            return self.average
-        return [self.optimizer.state[partition.master][kind] for partition in self.partitions]
+    def pieces(self, index: int) -> list[Piece]:
+        """All tensors of partition `index`; nothing of the optimizer's before the first update."""
+        partition = self.partitions[index]
+        found = [Piece(WEIGHT, partition.spans, partition.master.detach())]
+        if self.updates:
+            for slot in slots_of(self.optimizer, partition):
+                tensor = kept(self.optimizer, partition, slot)
+                found.append(Piece(slot.kind, slot.spans, tensor, slot.shared))
+        if self.average:
+            found.append(Piece(EMA, partition.spans, self.average[index]))
+        return found
 
     @torch.no_grad()
     def load(self, source: Source, updates: int) -> bool:
@@ -114,28 +124,47 @@ class RankState:
 
         Returns:
             Whether there was an average where one is wanted; without one it begins at the weights.
+
+        Raises:
+            CheckpointError: weights train that did not when the commit was made.
         """
-        self.updates = updates
-        self._fill(source, WEIGHT)
-        self.optimizer.state.clear()
         if updates:
-            for partition in self.partitions:
-                entry = fresh_state(self.optimizer, partition.master, updates)
-                self.optimizer.state[partition.master] = entry
-            for kind in moments_of(self.optimizer):
-                self._fill(source, kind)
+            self._insist_on_moments(source)
+        self.updates = updates
+        self.optimizer.state.clear()
         followed = source.has(EMA)
-        if self.average:
-            self._fill(source, EMA if followed else WEIGHT, self.average)
+        for index, partition in enumerate(self.partitions):
+            if updates:
+                make_state(self.optimizer, partition, updates)
+            for piece in self.pieces(index):
+                piece.fill(source, None if piece.kind != EMA or followed else WEIGHT)
+        self.frozen.load(lambda name, into: source.fill(WEIGHT, name, 0, into))
         self.publish()
         return followed
 
-    def _fill(self, source: Source, kind: str, into: list[Tensor] | None = None) -> None:
-        tensors = self.tensors(kind) if into is None else into
-        for partition, tensor in zip(self.partitions, tensors, strict=True):
-            flat = tensor.view(-1)
-            for name, start, offset, length in partition.spans:
-                source.fill(kind, name, start, flat[offset : offset + length])
+    def _insist_on_moments(self, source: Source) -> None:
+        """Raise on every rank alike if the optimizer's state of some weights is not there at all."""
+        if not any(slots_of(self.optimizer, partition) for partition in self.partitions):
+            return
+        names = [weight.name for partition in self.partitions for weight in partition.weights]
+        without = [name for name in names if not source.kinds_of(name) - {WEIGHT, EMA}]
+        if without:
+            raise CheckpointError(
+                f"the optimizer kept nothing for {without[0]} and {len(without) - 1} more: they were frozen",
+                where=str(source.folder),
+                do="Freeze them again (optim.freeze), or start anew from the weights (vitscale finetune).",
+            )
+
+    def save_frozen(self, writer: Writer, rank: int) -> list[Stored]:
+        """Write this rank's share of the weights that do not move; their average is what they are."""
+        file = f"frozen/rank-{rank:05d}.pt"
+        if self.frozen.own:
+            writer.save(file, self.frozen.own)
+        kinds = (WEIGHT, EMA) if self.average else (WEIGHT,)
+        return [
+            Stored((Span(name, 0, 0, tensor.numel()),), {kind: (file, [name]) for kind in kinds})
+            for name, tensor in self.frozen.own.items()
+        ]
 
     @contextmanager
     def averaged(self) -> Generator[None]:
@@ -149,24 +178,48 @@ class RankState:
     @torch.no_grad()
     def _swap(self) -> None:
         for partition, average in zip(self.partitions, self.average, strict=True):
-            kept = partition.master.detach().clone()
+            kept_weights = partition.master.detach().clone()
             partition.master.copy_(average)
-            average.copy_(kept)
+            average.copy_(kept_weights)
         self.publish()
 
 
-def whole_partitions(masters: Iterator[tuple[str, Tensor]]) -> list[Partition]:
+def whole_partitions(masters: Iterable[tuple[str, Tensor]], heads: int) -> list[Partition]:
     """Partitions of an engine that keeps every weight whole on every rank."""
-    return [Partition(m, (Span(name, 0, 0, m.numel()),)) for name, m in masters]
+    return [
+        Partition(m, (Span(name, 0, 0, m.numel()),), (Weight(name, tuple(m.shape), heads),))
+        for name, m in masters
+    ]
+
+
+def listed(pieces: Sequence[Piece], places: Mapping[str, Place]) -> list[Stored]:
+    """Where the pieces of a partition lie: those with the same spans in one record."""
+    records: dict[tuple[Span, ...], dict[str, Place]] = {}
+    for piece in pieces:
+        if piece.kind in places:
+            records.setdefault(piece.spans, {})[piece.kind] = places[piece.kind]
+    return [Stored(spans, tensors) for spans, tensors in records.items()]
 
 
 def write_share(state: RankState, writer: Writer, rank: int, world: int) -> list[Stored]:
     """Write this rank's share of a state that all ranks hold alike: every so-manieth partition, in one file."""
-    file = f"state/rank-{rank:05d}.pt"
-    own = range(rank, len(state.partitions), world)
-    record: dict[str, Any] = {kind: [state.tensors(kind)[i] for i in own] for kind in state.kinds()}
-    writer.save(file, record)
-    return [
-        Stored(state.partitions[i].spans, {kind: (file, [kind, at]) for kind in state.kinds()})
-        for at, i in enumerate(own)
-    ]
+    file, record, stored = f"state/rank-{rank:05d}.pt", Record(), []
+    for index in range(rank, len(state.partitions), world):
+        pieces = state.pieces(index)
+        places = {each.kind: (file, record.add(each)) for each in pieces}
+        stored += listed(pieces, places)
+    writer.save(file, record.tensors)
+    return stored + state.save_frozen(writer, rank)
+
+
+class Record:
+    """Tensors for a file, a list for each kind."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, list[Any]] = {}
+
+    def add(self, piece: Piece) -> list[str | int]:
+        """Put a tensor at the end of its kind's list; the keys at which it will be found."""
+        tensors = self.tensors.setdefault(piece.kind, [])
+        tensors.append(piece.tensor)
+        return [piece.kind, len(tensors) - 1]

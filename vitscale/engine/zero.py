@@ -20,24 +20,26 @@ from vitscale.config.plan import Plan
 from vitscale.data.device import Normaliser
 from vitscale.data.mix import Draw, mix
 from vitscale.engine.collectives import join_alone
+from vitscale.engine.frozen import FrozenWeights
 from vitscale.engine.precision import DTYPES
 from vitscale.engine.state import (
     EMA,
     WEIGHT,
-    Partition,
+    Place,
     RankState,
+    Record,
     Source,
-    Span,
     Stored,
     Writer,
+    listed,
     whole_partitions,
     write_share,
 )
 from vitscale.errors import ResourceError
 from vitscale.model.vit import ViT
 from vitscale.objective import Objective
-from vitscale.optim.groups import make_optimizer, parameter_groups
-from vitscale.optim.moments import moments_of
+from vitscale.optim.groups import freeze, make_optimizer, parameter_groups, set_rate
+from vitscale.optim.spans import Partition, Span, Weight
 
 TAG = "deepspeed"
 # Under which keys DeepSpeed's optimizer files hold the float32 weights and torch's state of stages 1 and 2, and of 3.
@@ -68,8 +70,12 @@ class ZeroEngine:
         self.draw: Draw | None = None
         self.plain = self.stage == 0 and dtype == torch.float32
         join_alone(device)
+        freeze(model, optim.freeze)
+        frozen = FrozenWeights(
+            model, torch.distributed.get_rank(), torch.distributed.get_world_size()
+        )
         model = model.to(device)
-        optimizer = make_optimizer(optim, parameter_groups(model, optim.weight_decay))
+        optimizer = make_optimizer(optim, parameter_groups(model, optim))
         self.engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,
@@ -78,8 +84,10 @@ class ZeroEngine:
         )
         if self.stage == 0 and not self.plain:
             _forget_warm_up_step(self.engine.optimizer.optimizer)
+        if self.stage == 3:
+            frozen.put = _put_gathered
         self.state = RankState(
-            self._partitions(), self._base_optimizer(), self._publish, optim.ema_decay
+            self._partitions(), self._base_optimizer(), self._publish, optim.ema_decay, frozen
         )
         self._shards = _Shards()
         self.engine.checkpoint_engine = _adapter(self._shards)
@@ -102,8 +110,7 @@ class ZeroEngine:
 
     def step(self, lr: float) -> Tensor:
         """Clip and update; the gradient norm before clipping, []. No update if it is not finite."""
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = lr
+        set_rate(self.engine.optimizer, lr)
         if self.plain:
             return self._plain_step()
         self.engine.step()
@@ -156,28 +163,24 @@ class ZeroEngine:
         self._shards.writer = writer
         self.engine.save_checkpoint(str(writer.folder), tag=TAG, save_latest=False)
         self._shards.writer = None
-        file, average = self._shards.optimizer_file, f"{EMA}/rank-{rank:05d}.pt"
-        if self.state.average:
-            writer.save(average, self.state.average)
-        return [
-            Stored(partition.spans, self._places(index, file, average))
-            for index, partition in enumerate(self.state.partitions)
-        ]
+        beside, record, stored = f"beside/rank-{rank:05d}.pt", Record(), []
+        for index in range(len(self.state.partitions)):
+            pieces, places = self.state.pieces(index), {}
+            for piece in pieces:
+                if piece.kind == EMA or (piece.shared and index % self.engine.world_size == rank):
+                    places[piece.kind] = (beside, record.add(piece))
+                elif not piece.shared:
+                    places[piece.kind] = self._place(index, piece.kind)
+            stored += listed(pieces, places)
+        if record.tensors:
+            writer.save(beside, record.tensors)
+        return stored + self.state.save_frozen(writer, rank)
 
-    def _places(
-        self, index: int, file: str, average: str
-    ) -> dict[str, tuple[str, list[str | int]]]:
-        """Where the tensors of partition `index` lie in the files of stages 1 to 3."""
+    def _place(self, index: int, kind: str) -> Place:
+        """Where a tensor of partition `index` lies in DeepSpeed's files of stages 1 to 3."""
         weights, states = _KEYS_3 if self.stage == 3 else _KEYS_1_2
-        places = {
-            kind: (file, ["optimizer_state_dict", states, "state", index, kind])
-            for kind in moments_of(self.state.optimizer)
-            if self.state.updates
-        }
-        places[WEIGHT] = (file, ["optimizer_state_dict", weights, index])
-        if self.state.average:
-            places[EMA] = (average, [index])
-        return places
+        keys = [weights, index] if kind == WEIGHT else [states, "state", index, kind]
+        return self._shards.optimizer_file, ["optimizer_state_dict", *keys]
 
     def load(self, source: Source, updates: int) -> bool:
         """Take back the state after `updates` updates; whether the checkpoint had an average.
@@ -192,12 +195,13 @@ class ZeroEngine:
 
     def _partitions(self) -> list[Partition]:
         """What this rank's optimizer updates, in the order in which DeepSpeed saves it."""
-        zero = self.engine.optimizer
-        names = {id(p): name for name, p in self.engine.module.named_parameters()}
+        zero, heads = self.engine.optimizer, self.engine.module.shape.heads
+        named = {n: p for n, p in self.engine.module.named_parameters() if p.requires_grad}
+        names = {id(p): name for name, p in named.items()}
         if self.plain:
-            return whole_partitions((n, p) for n, p in self.engine.module.named_parameters())
+            return whole_partitions(named.items(), heads)
         if self.stage == 0:
-            return whole_partitions((names[id(low)], high) for low, high in _copies(zero))
+            return whole_partitions(((names[id(low)], high) for low, high in _copies(zero)), heads)
         if self.stage == 3:
             rank = torch.distributed.get_rank()
             flats, groups = zero.fp32_partitioned_groups_flat, zero.fp16_groups
@@ -205,7 +209,11 @@ class ZeroEngine:
         else:
             flats, groups = zero.single_partition_of_fp32_groups, zero.bit16_groups
             spans = (_fragments(group, names) for group in groups)
-        return [Partition(flat, tuple(own)) for flat, own in zip(flats, spans, strict=True)]
+        weights = (tuple(Weight(names[id(p)], _shape(p), heads) for p in g) for g in groups)
+        return [
+            Partition(flat, tuple(own), of_all, spread=True)
+            for flat, own, of_all in zip(flats, spans, weights, strict=True)
+        ]
 
     @torch.no_grad()
     def _publish(self) -> None:
@@ -293,6 +301,19 @@ def _equal_parts(group: list[Any], names: dict[int, str], rank: int) -> Iterator
         if length > 0:
             yield Span(names[id(parameter)], rank * part, offset, length)
         offset += part
+
+
+def _shape(parameter: Any) -> tuple[int, ...]:
+    """The shape of a whole weight; stage 3 leaves an empty placeholder and notes the shape beside it."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def _put_gathered(parameter: nn.Parameter, value: Tensor) -> None:
+    """Set a parameter that stage 3 has cut into parts; all ranks call it together, with the same value."""
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+        parameter.data.copy_(value)
 
 
 def _publish_parts(zero: Any) -> None:

@@ -1,31 +1,44 @@
-"""What an optimizer keeps for each number it updates, so that a checkpoint can be cut anew for other ranks."""
+"""What an optimizer keeps for each partition, so that a checkpoint can be cut anew for other ranks."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
-_MOMENTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
-    torch.optim.AdamW: ("exp_avg", "exp_avg_sq"),
-    torch.optim.SGD: ("momentum_buffer",),
-}
+from vitscale.optim.span_optimizer import SpanOptimizer
+from vitscale.optim.spans import Partition, Slot
 
 
-def moments_of(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
-    """Names of the tensors, as large as the parameter, that the optimizer keeps for it."""
-    return _MOMENTS[type(optimizer)]
+def slots_of(optimizer: torch.optim.Optimizer, partition: Partition) -> list[Slot]:
+    """The tensors that the optimizer keeps for a partition once it has taken a step."""
+    if isinstance(optimizer, SpanOptimizer):
+        return optimizer.slots(partition)
+    if isinstance(optimizer, torch.optim.AdamW):
+        kinds = ("exp_avg", "exp_avg_sq")
+    else:
+        assert isinstance(optimizer, torch.optim.SGD), "an optimizer nobody knows"
+        kinds = ("momentum_buffer",) if optimizer.defaults["momentum"] else ()
+    shape, dtype = tuple(partition.master.shape), partition.master.dtype
+    return [Slot(kind, partition.spans, shape, dtype) for kind in kinds]
 
 
-def fresh_state(
-    optimizer: torch.optim.Optimizer, parameter: Tensor, updates: int
-) -> dict[str, Any]:
-    """The optimizer's entry for `parameter` after `updates` steps, its moments still to be filled.
+def kept(optimizer: torch.optim.Optimizer, partition: Partition, slot: Slot) -> Tensor:
+    """The tensor behind a slot."""
+    if isinstance(optimizer, SpanOptimizer):
+        return optimizer.kept(partition, slot.kind)
+    return optimizer.state[partition.master][slot.kind]
+
+
+def make_state(optimizer: torch.optim.Optimizer, partition: Partition, updates: int) -> None:
+    """Make what the optimizer keeps for a partition after `updates` steps, its numbers still to be filled in.
 
     Every entry has a step count of its own: entries that share one would count each step several times.
     """
-    entry: dict[str, Any] = {name: torch.zeros_like(parameter) for name in moments_of(optimizer)}
+    if isinstance(optimizer, SpanOptimizer):
+        optimizer.prepare(partition, updates)
+        return
+    master = partition.master
+    entry = {slot.kind: torch.zeros_like(master) for slot in slots_of(optimizer, partition)}
     if isinstance(optimizer, torch.optim.AdamW):
-        entry["step"] = torch.tensor(float(updates), dtype=torch.float32, device=parameter.device)
-    return entry
+        entry["step"] = torch.tensor(float(updates), dtype=torch.float32, device=master.device)
+    optimizer.state[master] = entry
