@@ -39,6 +39,7 @@ def test_facts_of_a_key(name, kind, bounds, default):
 def test_a_section_stands_for_its_keys():
     assert {key.section for key in explain("init")} == {"init"}
     names = ["init.weights", "init.checkpoint", "init.head", "init.which"]
+    names += ["init.resample", "init.patches"]
     assert [key.name for key in explain("init")] == names
     assert all(summary_of(section) for section in sections())
 

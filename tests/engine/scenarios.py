@@ -34,7 +34,7 @@ SHAPE = Shape(32, 3, 64, 2, 4, 4, (12, 12), classes=7, dropout=0.0)
 
 
 def shape_with(**changes: Any) -> Shape:
-    return Shape.from_json({**SHAPE.as_json(), **changes})
+    return Shape.from_json({**SHAPE.as_json(), "cls_token": None, **changes})
 
 
 def images_of(step: int, masked: int = 0, batch: int = BATCH) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,7 +14,7 @@ SHAPE = Shape(32, 3, 64, 2, 4, 4, (12, 16), classes=7)
 
 
 def shape_with(**changes):
-    return Shape.from_json({**SHAPE.as_json(), **changes})
+    return Shape.from_json({**SHAPE.as_json(), "cls_token": None, **changes})
 
 
 def trained_like(shape):
@@ -22,7 +22,7 @@ def trained_like(shape):
     model = build_model(shape, seed=0).eval()
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
-        mean = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+        mean = 1.0 if ("norm" in name and name.endswith("weight")) or "scale" in name else 0.0
         parameter.data.normal_(mean, 0.2, generator=generator)
     return model
 
@@ -149,7 +149,7 @@ def test_a_parameter_that_the_table_does_not_name_is_noticed():
     model = build_model(SHAPE)
     model.surprise = nn.Parameter(torch.empty(3))
     with pytest.raises(AssertionError, match="surprise"):
-        initialise(model, 0)
+        initialise(model, 0, SHAPE)
     assert len(TABLE) == len({pattern for pattern, _ in TABLE})
 
 
@@ -167,9 +167,9 @@ def test_stochastic_depth_drops_whole_branches_and_keeps_the_mean():
 def test_the_attention_of_the_ops_is_the_one_that_runs():
     calls = []
 
-    def counting(q, k, v):
+    def counting(q, k, v, bias):
         calls.append(q.shape)
-        return PLAIN.attention(q, k, v)
+        return PLAIN.attention(q, k, v, bias)
 
     build_model(SHAPE, Ops(PLAIN.norm, counting), seed=0)(torch.randn(2, 3, 12, 16))
     assert calls == [(2, 2, 13, 16)] * 3

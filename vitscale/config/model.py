@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -12,7 +13,8 @@ from vitscale.config.base import Section
 from vitscale.errors import ConfigError, nearest
 
 # width, depth, MLP width, heads. Ti to e: big_vision `models/vit.py:decode_variant`; So400m: "Getting ViT in
-# Shape" (arXiv 2305.13035); g, G: "Scaling Vision Transformers" (arXiv 2106.04560), table 2.
+# Shape" (arXiv 2305.13035); g, G: "Scaling Vision Transformers" (arXiv 2106.04560), table 2; 22B: arXiv 2302.05442,
+# whose other choices (parallel blocks, QK norm, ...) are options and stand in configs/pretrain/vit_22b14_jft.toml.
 PRESETS: dict[str, tuple[int, int, int, int]] = {
     "mu": (32, 1, 128, 2),
     "Ti": (192, 12, 768, 3),
@@ -26,16 +28,24 @@ PRESETS: dict[str, tuple[int, int, int, int]] = {
     "g-opt": (1536, 40, 6144, 16),
     "G": (1664, 48, 8192, 16),
     "G-opt": (1536, 48, 8192, 16),
+    "e": (1792, 56, 15360, 16),
+    "22B": (6144, 48, 24576, 48),
 }
 _VARIANT = re.compile(r"^([A-Za-z0-9-]+?)/(\d+)(?:s(\d+))?$")
 
-Positions = Literal["learned", "none"]
-Pooling = Literal["cls", "gap"]
+Positions = Literal["learned", "learned-2d", "sincos2d", "rope", "relative", "none"]
+Pooling = Literal["cls", "gap", "map"]
+Activation = Literal["gelu", "gelu-tanh", "swiglu"]
+Norm = Literal["layer", "rms"]
+Biases = Literal["all", "no-qkv", "none"]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Every number that decides a ViT's parameters and its forward pass. Pixels for image, patch, stride."""
+    """Every number that decides a ViT's parameters and its forward pass. Pixels for image, patch, stride.
+
+    The fields mean what `ModelConfig` says of the keys of the same names.
+    """
 
     width: int
     depth: int
@@ -47,12 +57,25 @@ class Shape:
     classes: int
     positions: Positions = "learned"
     pooling: Pooling = "cls"
+    cls_token: bool | None = None
+    registers: int = 0
     representation: bool = False
+    activation: Activation = "gelu"
+    norm: Norm = "layer"
+    norm_eps: float = 1e-6
+    biases: Biases = "all"
+    qk_norm: bool = False
+    layer_scale: float | None = None
+    parallel: bool = False
     dropout: float = 0.0
     drop_path: float = 0.0
+    patch_drop: float = 0.0
+    rope_base: float = 100.0
     head_bias: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.cls_token is None:
+            object.__setattr__(self, "cls_token", self.pooling == "cls")
         for problem in _problems_of(self):
             raise ConfigError(problem[0], where="model", given=problem[1], do=problem[2])
 
@@ -63,9 +86,23 @@ class Shape:
         return (grid_of(height, self.patch, self.stride), grid_of(width, self.patch, self.stride))
 
     @property
+    def patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def prefix(self) -> int:
+        """Tokens in front of the patches: CLS and registers."""
+        return bool(self.cls_token) + self.registers
+
+    @property
     def tokens(self) -> int:
-        """Tokens the encoder sees: patches, and the CLS token where there is one."""
-        return self.grid[0] * self.grid[1] + (self.pooling == "cls")
+        """Tokens the encoder sees: CLS, registers and patches."""
+        return self.prefix + self.patches
+
+    @property
+    def kept_patches(self) -> int:
+        """Patches that are left in training after patch dropout."""
+        return max(1, int(self.patches * (1 - self.patch_drop)))
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -92,13 +129,14 @@ def leftover_of(image_px: int, patch_px: int, stride_px: int) -> int:
     return (image_px - patch_px) % stride_px
 
 
-def _problems_of(shape: Shape):
+def _problems_of(shape: Shape) -> Iterator[tuple[str, str, str]]:
     if shape.width % shape.heads:
         yield (
             "width must be a multiple of heads",
             f"width {shape.width}, heads {shape.heads}",
             "Change one of them.",
         )
+    yield from _unfit_options(shape)
     if shape.stride > shape.patch:
         yield (
             "stride is larger than the patch, so some pixels would never be seen",
@@ -120,6 +158,35 @@ def _problems_of(shape: Shape):
                 f"image {pixels}, patch {shape.patch}, stride {shape.stride}",
                 f"Use an image {side} of {fit} ({grid} patches) or {fit + shape.stride}.",
             )
+
+
+def _unfit_options(shape: Shape) -> Iterator[tuple[str, str, str]]:
+    parts = {"learned-2d": 2, "sincos2d": 4}.get(shape.positions, 1)
+    if shape.width % parts:
+        yield (
+            f"positions {shape.positions} need a width that is a multiple of {parts}",
+            f"width {shape.width}",
+            "Change one of them.",
+        )
+    head = shape.width // shape.heads
+    if shape.positions == "rope" and head % 4:
+        yield (
+            "rope turns a quarter of a head at a time, so its width must be a multiple of 4",
+            f"width {shape.width}, heads {shape.heads}: {head}",
+            "Change one of them.",
+        )
+    if shape.positions == "relative" and shape.patch_drop:
+        yield (
+            "relative positions belong to all pairs of patches, so none can be dropped",
+            f"patch_drop {shape.patch_drop}",
+            "Use other positions, or no patch dropout.",
+        )
+    if shape.pooling == "cls" and not shape.cls_token:
+        yield (
+            "there is no CLS token to pool",
+            "pooling cls, cls_token false",
+            'Use pooling "gap" or "map".',
+        )
 
 
 class ModelConfig(Section):
@@ -144,19 +211,52 @@ class ModelConfig(Section):
     """Attention heads; the variant's where not given."""
 
     positions: Positions = "learned"
-    """Position encodings: learned 1-D as in the paper, or none (its appendix D.4 ablation)."""
+    """Learned 1-D as in the paper; learned-2d, relative, none (its appendix D.4); sincos2d (MoCo v3); rope (DINOv3)."""
+
+    rope_base: float = Field(default=100.0, gt=1)
+    """Longest over shortest period of the rotations of rope (DINOv3: 100)."""
 
     pooling: Pooling = "cls"
-    """What the head reads: the CLS token, or the mean over patch tokens (gap; then there is no CLS token)."""
+    """What the head reads: the CLS token, the mean over patches (gap), or an attention with one learned query (map)."""
+
+    cls_token: bool | None = None
+    """Whether there is a CLS token; by default only where it is pooled."""
+
+    registers: int = Field(default=0, ge=0)
+    """Learned tokens without position or output that the encoder can write to (arXiv 2309.16588)."""
 
     representation: bool = False
     """Add the paper's pre-training head: a hidden tanh layer of the token width before the classifier."""
+
+    activation: Activation = "gelu"
+    """Of the MLP: exact GELU, its tanh form (flax's default), or SwiGLU (arXiv 2002.05202; a third matrix)."""
+
+    norm: Norm = "layer"
+    """LayerNorm, or RMSNorm (arXiv 1910.07467)."""
+
+    norm_eps: float = Field(default=1e-6, gt=0)
+    """Added to the variance; 1e-6 in the paper's code, 1e-5 in DINOv3."""
+
+    biases: Biases = "all"
+    """Biases of the encoder's dense layers and norms: all, none for q, k and v (ViT-22B), or none at all."""
+
+    qk_norm: bool = False
+    """Normalise queries and keys over the width of a head (ViT-22B, arXiv 2302.05442)."""
+
+    layer_scale: Annotated[float, Field(gt=0)] | None = None
+    """Initial value of a learned scale per channel of each branch (LayerScale, arXiv 2103.17239); none by default."""
+
+    parallel: bool = False
+    """Attention and MLP side by side on one norm (ViT-22B), not one after the other."""
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout after the position encodings and every dense layer except the q, k, v projection (paper, B.1)."""
 
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     """Stochastic depth of the last block; earlier blocks rise linearly from 0 (arXiv 1603.09382)."""
+
+    patch_drop: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each image's patches that training leaves out, drawn anew each time (arXiv 2212.00794)."""
 
     head_bias: float = 0.0
     """Initial bias of the classifier; -10 suits sigmoid losses over 21k classes."""
@@ -179,22 +279,17 @@ class ModelConfig(Section):
         preset, patch, stride = parse_variant(self.variant)
         width, depth, mlp, heads = PRESETS[preset]
         size = self.image_px
-        return Shape(
-            width=self.width or width,
-            depth=self.depth or depth,
-            mlp=self.mlp or mlp,
-            heads=self.heads or heads,
-            patch=patch,
-            stride=stride,
-            image=(size, size) if isinstance(size, int) else size,
-            classes=classes,
-            positions=self.positions,
-            pooling=self.pooling,
-            representation=self.representation,
-            dropout=self.dropout,
-            drop_path=self.drop_path,
-            head_bias=self.head_bias,
-        )
+        options = {field.name for field in fields(Shape)} & set(type(self).model_fields)
+        numbers = {
+            "width": self.width or width,
+            "depth": self.depth or depth,
+            "mlp": self.mlp or mlp,
+            "heads": self.heads or heads,
+            "image": (size, size) if isinstance(size, int) else size,
+            "classes": classes,
+        }
+        chosen: dict[str, Any] = {name: getattr(self, name) for name in options} | numbers
+        return Shape(patch=patch, stride=stride, **chosen)
 
 
 def parse_variant(variant: str) -> tuple[str, int, int]:

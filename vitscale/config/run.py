@@ -106,8 +106,10 @@ def _idle_settings(config: RunConfig) -> Iterator[tuple[str, str]]:
             'has no effect with guard.loss_spike = "off": set that, or remove this',
         )
     if config.init is not None and config.init.checkpoint is not None:
-        for name in ("head", "which"):
+        for name in ("head", "which", "resample", "patches"):
             yield f"init.{name}", "has no effect with init.checkpoint: all of its state is taken"
+    if config.model.positions != "rope":
+        yield "model.rope_base", f'has no effect with model.positions = "{config.model.positions}"'
     yield from _idle_data(config)
 
 

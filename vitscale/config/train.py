@@ -76,6 +76,12 @@ class InitConfig(Section):
     which: Literal["raw", "ema"] = "raw"
     """The weights as trained, or their exponential moving average."""
 
+    resample: Literal["bv-linear", "timm-bicubic", "hf-bicubic"] = "bv-linear"
+    """How learned positions get to another grid: bilinear with the corners held (the paper), or as the peers do."""
+
+    patches: Literal["same", "flexi-pinv"] = "same"
+    """Patch size of the weights: as the model's, or resampled by FlexiViT's pseudo-inverse (arXiv 2212.08013)."""
+
 
 class CheckpointConfig(Section):
     """When the run is saved and what is kept."""

@@ -10,29 +10,71 @@ from vitscale.config.model import Shape
 
 def parameters(shape: Shape) -> int:
     """Weights and biases of the whole model, head included. Tested against the real module."""
-    d, f = shape.width, shape.mlp
-    patch = 3 * shape.patch**2 * d + d
-    positions = shape.tokens * d if shape.positions == "learned" else 0
-    cls = d if shape.pooling == "cls" else 0
-    block = 4 * d * d + 2 * d * f + 9 * d + f
+    d = shape.width
+    embedding = 3 * shape.patch**2 * d + d + shape.prefix * d + _positions(shape)
+    block = _attention(shape) + _mlp(shape) + (1 if shape.parallel else 2) * _norm(shape, d)
+    if shape.layer_scale is not None:
+        block += 2 * d
+    if shape.positions == "relative":
+        block += ((2 * shape.grid[0] - 1) * (2 * shape.grid[1] - 1) + 3) * shape.heads
+    pool = 0
+    if shape.pooling == "map":
+        pool = d + _dense_attention(shape) + _norm(shape, d) + _mlp(shape)
     representation = d * d + d if shape.representation else 0
     head = d * shape.classes + shape.classes
-    return patch + positions + cls + shape.depth * block + 2 * d + representation + head
+    return embedding + shape.depth * block + _norm(shape, d) + pool + representation + head
+
+
+def _positions(shape: Shape) -> int:
+    if shape.positions == "learned":
+        return (shape.tokens - shape.registers) * shape.width
+    return sum(shape.grid) * shape.width // 2 if shape.positions == "learned-2d" else 0
+
+
+def _attention(shape: Shape) -> int:
+    normed = 2 * _norm(shape, shape.width // shape.heads) if shape.qk_norm else 0
+    return _dense_attention(shape) + normed
+
+
+def _dense_attention(shape: Shape) -> int:
+    d = shape.width
+    biases = {"all": 4 * d, "no-qkv": d, "none": 0}[shape.biases]
+    return 4 * d * d + biases
+
+
+def _mlp(shape: Shape) -> int:
+    d, f, inputs = shape.width, shape.mlp, _inputs(shape)
+    return (inputs + 1) * d * f + (0 if shape.biases == "none" else inputs * f + d)
+
+
+def _inputs(shape: Shape) -> int:
+    """Matrices of an MLP from D to F."""
+    return 2 if shape.activation == "swiglu" else 1
+
+
+def _norm(shape: Shape, width: int) -> int:
+    return width if shape.norm == "rms" or shape.biases == "none" else 2 * width
 
 
 def forward_flops(shape: Shape) -> int:
     """Operations (a multiply-add is two) of one image's forward pass; matrix products only.
 
-    Tested against the published multiply-adds of ViT-Ti/16 to ViT-G/14 at 224 px.
+    Tested against the published multiply-adds of ViT-Ti/16 to ViT-22B/14 at 224 px.
     """
-    t, d, f = shape.tokens, shape.width, shape.mlp
-    patches = shape.grid[0] * shape.grid[1]
-    patch = 6 * patches * shape.patch**2 * d
-    block = 8 * t * d * d + 4 * t * d * f + 4 * t * t * d
-    representation = 2 * d * d if shape.representation else 0
-    return patch + shape.depth * block + representation + 2 * d * shape.classes
+    return _flops(shape, shape.tokens)
 
 
 def train_flops(shape: Shape) -> int:
-    """Operations of one image's forward and backward pass, without recomputation."""
-    return 3 * forward_flops(shape)
+    """Operations of one image's forward and backward pass, without recomputation and without dropped patches."""
+    return 3 * _flops(shape, shape.prefix + shape.kept_patches)
+
+
+def _flops(shape: Shape, t: int) -> int:
+    """Of a forward pass whose blocks see `t` tokens."""
+    d, f = shape.width, shape.mlp
+    patch = 6 * shape.patches * shape.patch**2 * d
+    mlp = 2 * (_inputs(shape) + 1) * d * f
+    block = 8 * t * d * d + t * mlp + 4 * t * t * d
+    pool = 4 * d * d + 4 * t * d * d + 4 * t * d + mlp if shape.pooling == "map" else 0
+    representation = 2 * d * d if shape.representation else 0
+    return patch + shape.depth * block + pool + representation + 2 * d * shape.classes

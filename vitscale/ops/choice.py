@@ -12,23 +12,32 @@ from vitscale.errors import ResourceError
 from vitscale.ops.apex import ApexState, find_apex
 from vitscale.ops.attention import explicit, sdpa
 
-LAYER_NORM_EPS = 1e-6  # the paper's code (vit_jax/models_vit.py) and all its checkpoints
+Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
-Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+@dataclass(frozen=True)
+class NormKind:
+    """Which norm: "layer" or "rms", what is added to the variance, and whether there is a bias."""
+
+    name: str = "layer"
+    eps: float = 1e-6
+    bias: bool = True
 
 
 @dataclass(frozen=True)
 class Ops:
     """The implementations a model is built with, and a line for each saying why."""
 
-    norm: Callable[[int], nn.Module]
+    norm: Callable[[int, NormKind], nn.Module]
     attention: Attention
     reasons: tuple[str, ...] = ()
 
 
-def torch_norm(width: int) -> nn.Module:
-    """LayerNorm in plain torch."""
-    return nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+def torch_norm(width: int, kind: NormKind) -> nn.Module:
+    """LayerNorm or RMSNorm in plain torch; an RMSNorm has no bias."""
+    if kind.name == "rms":
+        return nn.RMSNorm(width, eps=kind.eps)
+    return nn.LayerNorm(width, eps=kind.eps, bias=kind.bias)
 
 
 PLAIN = Ops(torch_norm, sdpa)
@@ -76,10 +85,13 @@ def _apex_norm_obstacles(device: torch.device, apex: ApexState) -> Iterator[str]
         yield apex.message
 
 
-def _apex_norm(width: int) -> nn.Module:
-    from apex.normalization import FusedLayerNorm
+def _apex_norm(width: int, kind: NormKind) -> nn.Module:
+    """apex's fused kernels; it has none for a LayerNorm with a weight and no bias, which torch does."""
+    from apex.normalization import FusedLayerNorm, FusedRMSNorm
 
-    return FusedLayerNorm(width, eps=LAYER_NORM_EPS)
+    if kind.name == "rms":
+        return FusedRMSNorm(width, eps=kind.eps)
+    return FusedLayerNorm(width, eps=kind.eps) if kind.bias else torch_norm(width, kind)
 
 
 def _attention(wanted: str, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:

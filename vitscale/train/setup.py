@@ -29,7 +29,7 @@ from vitscale.engine.recompute import set_recompute
 from vitscale.errors import ConfigError
 from vitscale.evaluate import held_out
 from vitscale.model import size
-from vitscale.model.build import build_model, load_pretrained
+from vitscale.model.build import Fitting, build_model, load_pretrained
 from vitscale.model.vit import ViT
 from vitscale.objective import make_objective
 from vitscale.ops.apex import find_apex, refuse_wrong_apex
@@ -213,7 +213,9 @@ def _model(attempt: Attempt, found: Survey) -> ViT:
     begun = attempt.ranks.first(lambda: bool(step_folders(config.folder / CHECKPOINTS)))
     if config.init is not None and config.init.weights is not None and not begun:
         weights = load_weights(config.init.weights, config.init.which)
-        report = load_pretrained(model, weights.tensors, weights.shape, head=config.init.head)
+        init = config.init
+        fitting = Fitting(init.head, init.resample, init.patches)
+        report = load_pretrained(model, weights.tensors, weights.shape, fitting)
         _say(attempt, [f"weights from {weights.path}", *report.lines()])
     return model
 
