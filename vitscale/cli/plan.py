@@ -106,6 +106,7 @@ def text_of(variant: str, shape: Shape, facts: DatasetFacts, plan: Plan) -> str:
             f"{plan.total_steps:,} steps, {plan.total_images:,} images, {plan.epochs:.4g} epochs",
         ),
         ("warmup", f"{plan.warmup_steps:,} steps"),
+        *([("cooldown", f"{plan.cooldown_steps:,} steps")] if plan.cooldown_steps else []),
         ("save every", f"{plan.save_every:,} steps"),
         ("evaluate", f"every {often:,} steps and at the end" if often else "at the end"),
         ("work", f"{train_flops(shape) * plan.total_images:.3g} FLOPs, forward and backward"),

@@ -15,16 +15,9 @@ from vitscale.optim.adafactor import Adafactor
 from vitscale.optim.adam import AdamW, Lamb
 from vitscale.optim.momentum import MomentumSGD
 from vitscale.optim.muon import Muon, is_muons
+from vitscale.optim.spans import is_kernel
 
 _EMBEDDINGS = ("patch_embed", "cls", "registers", "positions", "row_positions", "column_positions")
-
-
-def decays(name: str) -> bool:
-    """Kernels decay; biases, norms, the CLS token, positions and scales do not (big_vision's default mask).
-
-    Decided by name, since ZeRO-3 replaces the parameters of a model by empty placeholders.
-    """
-    return name.endswith(".weight") and "norm" not in name
 
 
 def layer_of(name: str, depth: int) -> int:
@@ -98,14 +91,14 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
 
 
 def _setting(name: str, depth: int, optim: OptimConfig) -> _Setting:
-    decaying = decays(name) or optim.decay_mask == "all"
+    decaying = is_kernel(name) or optim.decay_mask == "all"  # kernels: big_vision's default
     scale = optim.layer_decay ** (depth + 1 - layer_of(name, depth))
     decay = optim.weight_decay if decaying else 0.0
     if name == "head.weight":
         decay *= optim.head_decay
     if optim.decay == "absolute":
         decay /= optim.lr * scale
-    matrix = optim.optimizer == "muon" and decays(name) and is_muons(name)
+    matrix = optim.optimizer == "muon" and is_muons(name)
     return _Setting(not decaying, matrix, decay, scale)
 
 

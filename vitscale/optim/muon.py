@@ -13,7 +13,7 @@ from torch import Tensor
 from vitscale.optim.adam import AdamW
 from vitscale.optim.momentum import MOMENTUM
 from vitscale.optim.span_optimizer import follow, pieces
-from vitscale.optim.spans import Partition, Slot, Weight
+from vitscale.optim.spans import Partition, Slot, Weight, is_kernel
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ITERATIONS, _SMALLEST_NORM = 5, 1e-7
@@ -21,8 +21,8 @@ _AT_ONCE = 8  # whole matrices that a rank holds at a time
 
 
 def is_muons(name: str) -> bool:
-    """Whether a kernel, by its name, is a matrix inside a block."""
-    return name.startswith("blocks.")
+    """Whether a weight is a matrix inside a block."""
+    return name.startswith("blocks.") and is_kernel(name)
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class Muon(AdamW):
 
 
 def _has_matrices(partition: Partition) -> bool:
-    return all(len(w.shape) == 2 and is_muons(w.name) for w in partition.weights)
+    return all(is_muons(weight.name) for weight in partition.weights)
 
 
 def _move(partition: Partition, owners: dict[Weight, int], ahead: Tensor, rate: float) -> None:

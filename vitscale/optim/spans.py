@@ -36,6 +36,14 @@ class Weight(NamedTuple):
         return math.prod(self.shape)
 
 
+def is_kernel(name: str) -> bool:
+    """Whether a weight is a matrix or a patch kernel: no bias, norm, CLS token, position or scale.
+
+    Decided by name, since ZeRO-3 replaces the parameters of a model by empty placeholders.
+    """
+    return name.endswith(".weight") and "norm" not in name
+
+
 @dataclass(frozen=True)
 class Partition:
     """A float32 tensor that the optimizer updates, of any shape, and what it holds.
