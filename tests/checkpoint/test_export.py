@@ -23,7 +23,8 @@ pytestmark = pytest.mark.dist
 def commits(tmp_path_factory):
     """Commits of two ranks under each stage and plain torch, with the truth beside them."""
     folder = tmp_path_factory.mktemp("commits")
-    run_ranks(2, "tests.engine.elastic:write", [None, 0, 1, 2, 3], "fp32", str(folder))
+    stages = [None, 0, 1, 2, 3]
+    run_ranks(2, "tests.engine.elastic:write", stages, "fp32", str(folder), {"": {}})
     return folder
 
 
