@@ -19,12 +19,18 @@ from vitscale.errors import CheckpointError, ConfigError
 pytestmark = pytest.mark.dist
 
 
+VARIANTS = {
+    "": {},
+    "frozen.": {"optim": {"optimizer": "adafactor", "freeze": ("cls", r"blocks\.0\..*")}},
+}
+
+
 @pytest.fixture(scope="module")
 def commits(tmp_path_factory):
     """Commits of two ranks under each stage and plain torch, with the truth beside them."""
     folder = tmp_path_factory.mktemp("commits")
     stages = [None, 0, 1, 2, 3]
-    run_ranks(2, "tests.engine.elastic:write", stages, "fp32", str(folder), {"": {}})
+    run_ranks(2, "tests.engine.elastic:write", stages, "fp32", str(folder), VARIANTS)
     return folder
 
 
@@ -113,7 +119,9 @@ def test_export_loads_no_deepspeed(commits, tmp_path):
     assert len(load_file(tmp_path / "out.safetensors")) > 20
 
 
-@pytest.mark.parametrize("case", ["1-2-fp32", "2-2-fp32", "3-2-fp32"])
+@pytest.mark.parametrize(
+    "case", ["1-2-fp32", "2-2-fp32", "3-2-fp32", "frozen.2-2-fp32", "frozen.3-2-fp32"]
+)
 def test_deepspeeds_own_tool_reads_our_commits(commits, tmp_path, case):
     path, truth = commit_of(commits, case)
     code = (
@@ -128,6 +136,6 @@ def test_deepspeeds_own_tool_reads_our_commits(commits, tmp_path, case):
     )
     assert done.returncode == 0, done.stderr.decode()
     theirs = torch.load(tmp_path / "theirs.pt", weights_only=True)
-    weights = {key[7:]: t for key, t in truth.items() if key.startswith("weight/")}
+    weights = {key[7:]: t for key, t in truth.items() if key.startswith(("weight/", "frozen/"))}
     assert theirs.keys() == weights.keys()
-    assert all(torch.equal(t.flatten(), weights[n]) for n, t in theirs.items())
+    assert all(torch.equal(t.flatten(), weights[n].flatten()) for n, t in theirs.items())
