@@ -29,10 +29,11 @@ def images_of(model, count=2, seed=5):
 
 @torch.no_grad()
 def randomise(model, seed=3):
-    """Values of some size everywhere, so that nothing is zero or one by chance."""
+    """Values of some size everywhere, so that nothing is zero or one by chance and no layer blows up."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
-        spread = 0.12 if parameter.ndim > 1 else 0.2
+        matrix = parameter.ndim > 1 and parameter.shape[0] > 1
+        spread = parameter[0].numel() ** -0.5 if matrix else 0.2
         noise = torch.randn(parameter.shape, generator=generator) * spread
         one = parameter.ndim == 1 and name.endswith(("weight", "gamma", "lambda1"))
         parameter.copy_(noise + one)

@@ -148,14 +148,15 @@ def test_a_classifier_on_dinov2_is_written_as_one_that_ignores_the_mean_patch(tm
     assert logits_differ(theirs, ours) < 1e-5
 
 
-def test_a_base_model_has_the_same_logits(tmp_path):
-    """The size that is used, at 224 px and resampled to 256 px."""
-    config = transformers.ViTConfig(num_labels=1000)
+def test_a_small_model_has_the_same_logits(tmp_path):
+    """One that is in use, S/16, at 224 px and resampled to 256 px."""
+    small = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
+    config = transformers.ViTConfig(num_labels=1000, **small)
     theirs = transformers.ViTForImageClassification(config).eval()
     theirs.save_pretrained(tmp_path / "theirs")
     pixels = ("--pixels", "half")
     ours = imported(tmp_path / "theirs", tmp_path, *pixels)
-    assert (ours.shape.width, ours.shape.depth, ours.shape.norm_eps) == (768, 12, 1e-12)
+    assert (ours.shape.width, ours.shape.depth, ours.shape.norm_eps) == (384, 12, 1e-12)
     larger = imported(
         tmp_path / "theirs", tmp_path, *pixels, "--image-px", 256, name="l.safetensors"
     )
