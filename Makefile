@@ -1,7 +1,7 @@
 # Every target makes .venv by itself; a machine needs Python 3.11 or newer, pip, gcc and make.
 
 .DEFAULT_GOAL := help
-.PHONY: demo peers test test-long test-peers faults lint format bench bench-loader fuzz ui clean help
+.PHONY: demo demo-ablation peers test test-long test-peers faults lint format bench bench-loader fuzz ui clean help
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -20,6 +20,9 @@ help:        ## list the targets
 
 demo: $(STAMP)        ## train, stop, resume and evaluate a small ViT on this machine
 	$(BIN)/vitscale demo
+
+demo-ablation: $(STAMP)  ## what position encodings are worth, after table 8 of the paper (10 minutes)
+	$(BIN)/vitscale demo --ablation
 
 test: $(STAMP)        ## run the tests, without the slow ones
 	$(BIN)/python -m pytest -m "not slow"

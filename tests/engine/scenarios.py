@@ -34,7 +34,7 @@ SHAPE = Shape(32, 3, 64, 2, 4, 4, (12, 12), classes=7, dropout=0.0)
 
 
 def shape_with(**changes: Any) -> Shape:
-    return Shape.from_json({**SHAPE.as_json(), **changes})
+    return Shape.from_json({**SHAPE.as_json(), "cls_token": None, **changes})
 
 
 def images_of(step: int, masked: int = 0, batch: int = BATCH) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,7 +54,8 @@ def new_model(**shape: Any) -> ViT:
 
 
 def make_engine(case: dict[str, Any], ranks: Ranks) -> tuple[SeededEngine, Plan]:
-    model = new_model(dropout=case.get("dropout", 0.0), drop_path=case.get("drop_path", 0.0))
+    shape = {"dropout": case.get("dropout", 0.0), "drop_path": case.get("drop_path", 0.0)}
+    model = new_model(**shape, **case.get("shape", {}))
     set_recompute(model, case.get("recompute", "none"))
     world, batch = ranks.place.world, case.get("batch", BATCH)
     micro = case.get("micro") or batch // world // case.get("accumulation", 1)

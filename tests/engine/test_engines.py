@@ -65,6 +65,36 @@ def alone():
     return run_ranks(1, "tests.engine.scenarios:losses", [LOCAL, zero(1), zero(3)], STEPS)
 
 
+# Between them they have every kind of parameter that a model can have.
+SHAPES = [
+    {
+        "positions": "rope",
+        "registers": 2,
+        "pooling": "map",
+        "activation": "swiglu",
+        "qk_norm": True,
+        "norm": "rms",
+        "parallel": True,
+        "layer_scale": 0.1,
+        "patch_drop": 0.4,
+    },
+    {"positions": "relative", "pooling": "gap", "representation": True, "biases": "none"},
+    {"positions": "learned-2d", "stride": 2, "biases": "no-qkv", "registers": 1},
+]
+SHAPED = [
+    {**engine, "shape": shape} for shape in SHAPES for engine in (LOCAL, zero(1), zero(2), zero(3))
+]
+
+
+def test_models_with_every_option_train_alike_on_all_engines():
+    runs = run_ranks(2, "tests.engine.scenarios:losses", SHAPED, STEPS)
+    for first in range(0, len(SHAPED), 4):
+        plain = mean_of_ranks(runs, first)
+        for case in range(first + 1, first + 4):
+            for found, wanted in zip(mean_of_ranks(runs, case), plain, strict=True):
+                assert found == pytest.approx(wanted, rel=1e-5)
+
+
 MASKED = [{**LOCAL, "masked": 10}, *(zero(stage, masked=10, accumulation=2) for stage in range(4))]
 
 

@@ -1,11 +1,13 @@
-"""`vitscale report`: draw the curves of a run, show its state, or send MLflow what it missed."""
+"""`vitscale report`: draw a run's curves, show its state, send MLflow what it missed, look into a model."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from vitscale.cli.arguments import add_json, print_json
+from vitscale.errors import ConfigError
 
 _HELP = {
     "draw": "write report/curves.png and report/summary.json",
@@ -15,7 +17,7 @@ _HELP = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`draw RUN`, `show RUN`, `sync RUN`, each with --json."""
+    """`draw RUN`, `show RUN`, `sync RUN`, `look CHECKPOINT`, each with --json."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, text in _HELP.items():
         action = actions.add_parser(name, help=text, description=text.capitalize() + ".")
@@ -25,6 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 "--uri", help="another MLflow than the run's own, such as http://HOST:5000"
             )
         add_json(action)
+    _add_look(actions)
+
+
+def _add_look(actions: Any) -> None:
+    text = "pictures of a model: patches, positions, where it looks"
+    action = actions.add_parser("look", help=text, description=f"{text.capitalize()}.")
+    action.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a run folder, a step folder, or exported weights"
+    )
+    action.add_argument("images", metavar="IMAGE", nargs="+", help="image files to look at")
+    action.add_argument("--to", metavar="FOLDER", required=True, help="where the pictures go")
+    action.add_argument("--weights", choices=("raw", "ema"), default="raw")
+    add_json(action)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -64,4 +79,17 @@ def _sync(arguments: argparse.Namespace) -> tuple[str, object]:
     return text, vars(done)
 
 
-_ACTIONS = {"draw": _draw, "show": _show, "sync": _sync}
+def _look(arguments: argparse.Namespace) -> tuple[str, object]:
+    from vitscale.evaluate.from_checkpoint import model_of
+    from vitscale.evaluate.pictures import look
+
+    model = model_of(arguments.checkpoint, arguments.weights)
+    try:
+        made = look(model, [Path(image) for image in arguments.images], Path(arguments.to))
+    except OSError as error:
+        raise ConfigError(str(error), where="report look") from error
+    pictures = [str(path) for path in made]
+    return "\n".join(pictures), {"pictures": pictures}
+
+
+_ACTIONS = {"draw": _draw, "show": _show, "sync": _sync, "look": _look}

@@ -1,4 +1,4 @@
-"""Run vitscale commands as a user does, each in a process of its own with its output in a log."""
+"""Run vitscale commands as a user does, each in a process of its own with its output in a log; say what is done."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ class Shell:
 
     logs: Path
     count: int = 0
+    started_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Since the first command."""
+        return time.monotonic() - self.started_s
 
     def start(self, *words: str, **environment: str) -> tuple[subprocess.Popen[bytes], Path]:
         """Start `vitscale WORDS...` with more variables; the process and its log."""
@@ -43,6 +50,15 @@ class Shell:
         """
         process, log = self.start(*words)
         finish(process, log, words)
+
+    def side_by_side(self, *commands: tuple[str, ...], **environment: str) -> None:
+        """Run commands at the same time, with more variables.
+
+        Raises:
+            CommandFailed: one did not exit with 0.
+        """
+        for words, started in [(words, self.start(*words, **environment)) for words in commands]:
+            finish(*started, words)
 
     def ask(self, *words: str) -> Any:
         """Run a command that has `--json`; what it answered.
@@ -79,3 +95,13 @@ def finish(process: subprocess.Popen[bytes], log: Path, words: tuple[str, ...]) 
     if process.wait():
         output = log.read_text(encoding="utf-8", errors="replace")
         raise CommandFailed(words, process.returncode, output)
+
+
+def percent(*shares: float) -> str:
+    """`12.3 % / 45.6 %`."""
+    return " / ".join(f"{100 * share:.1f} %" for share in shares)
+
+
+def title(text: str) -> None:
+    """Begin a part of the demo."""
+    print(f"\n{text}", flush=True)

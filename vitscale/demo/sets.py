@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vitscale.config.dataset import dataset_facts
 from vitscale.demo.commands import CommandFailed, Shell
-from vitscale.errors import DataError
+from vitscale.errors import ConfigError, DataError
 
 DATA = Path("data")
 RECIPES = Path("configs/demo")
@@ -68,7 +68,33 @@ def prepare(wanted: Story, shell: Shell) -> Story:
             if downstream:
                 return replace(story, downstream=downstream)
         print("  going on with a smaller set", flush=True)
-    raise DataError(
+    raise _nothing()
+
+
+def first_packed(sources: tuple[Source, ...], shell: Shell) -> Source:
+    """The first of the sets that can be had, packed.
+
+    Raises:
+        DataError: none can.
+    """
+    for source in sources:
+        if _pack(source, shell):
+            return source
+    raise _nothing()
+
+
+def insist_on_recipes(recipe: Path) -> None:
+    """Raise ConfigError where the working folder has no demo recipes."""
+    if not recipe.is_file():
+        raise ConfigError(
+            "the demo's recipes are not here",
+            where=str(recipe),
+            do="Run the demo in the top folder of a clone.",
+        )
+
+
+def _nothing() -> DataError:
+    return DataError(
         "not even the digits of scikit-learn could be packed",
         where=str(DATA),
         do="The messages above say why.",

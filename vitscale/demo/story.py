@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shutil
 import statistics
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vitscale.config.load import load_recipe
-from vitscale.demo.commands import Shell, finish
-from vitscale.demo.sets import FULL, SMALL, Source, Story, prepare
+from vitscale.demo.commands import Shell, finish, percent, title
+from vitscale.demo.sets import FULL, RECIPES, SMALL, Source, Story, insist_on_recipes, prepare
 from vitscale.demo.watch import Watch
 from vitscale.errors import ConfigError
 from vitscale.evaluate.report import table, write_summary
@@ -20,14 +19,13 @@ from vitscale.units import human_seconds
 
 HOME = Path("runs/demo")
 PRETRAINED = HOME / "pretrain"
-FINETUNE = "configs/demo/finetune.toml"
+FINETUNE = RECIPES / "finetune.toml"
 
 
 @dataclass
 class Results:
     """What the steps found, as it goes into the table and the summary."""
 
-    started_s: float = field(default_factory=time.monotonic)
     facts: dict[str, Any] = field(default_factory=dict)
     transfer: list[dict[str, Any]] = field(default_factory=list)
 
@@ -44,18 +42,18 @@ def tell(size: str) -> dict[str, Any]:
     if HOME.exists():
         print(f"removing the demo of last time in {HOME}", flush=True)
         shutil.rmtree(HOME)
-    _title("1  Get real images and pack them into WebDataset shards")
+    title("1  Get real images and pack them into WebDataset shards")
     story = prepare(wanted, shell)
-    _title("2  What the pretraining comes to")
+    title("2  What the pretraining comes to")
     plan = _show_plan(shell, story)
-    _title("3  Pretrain on two DeepSpeed ZeRO ranks under Ray; one is killed midway")
+    title("3  Pretrain on two DeepSpeed ZeRO ranks under Ray; one is killed midway")
     _pretrain(shell, story, plan, results)
-    _title("4  Evaluate on images that were never trained on, and few-shot on other sets")
+    title("4  Evaluate on images that were never trained on, and few-shot on other sets")
     _evaluate(shell, story, results)
-    _title("5  Fine-tune, and train the same model from scratch beside it")
+    title("5  Fine-tune, and train the same model from scratch beside it")
     for source in story.downstream:
         results.transfer.append(_transfer(shell, source))
-    summary = _summary(results)
+    summary = _summary(results, round(shell.seconds, 1))
     write_summary(HOME / "summary.json", summary)
     _close(summary)
     return summary
@@ -65,12 +63,7 @@ def _wanted(size: str) -> Story:
     stories = {"full": FULL, "small": SMALL}
     if size not in stories:
         raise ConfigError("no such demo", where="DEMO", given=size, do="Use full or small.")
-    if not Path(FINETUNE).is_file():
-        raise ConfigError(
-            "the demo's recipes are not here",
-            where=FINETUNE,
-            do="Run the demo in the top folder of a clone.",
-        )
+    insist_on_recipes(FINETUNE)
     return stories[size]
 
 
@@ -127,16 +120,15 @@ def _transfer(shell: Shell, source: Source) -> dict[str, Any]:
     pair = (
         (
             "finetune",
-            FINETUNE,
+            str(FINETUNE),
             "--from",
             str(PRETRAINED),
             f"run.name=finetune-{source.name}",
             *data,
         ),
-        ("train", FINETUNE, f"run.name=scratch-{source.name}", *data),
+        ("train", str(FINETUNE), f"run.name=scratch-{source.name}", *data),
     )
-    for words, started in [(words, shell.start(*words, OMP_NUM_THREADS="1")) for words in pair]:
-        finish(*started, words)
+    shell.side_by_side(*pair, OMP_NUM_THREADS="1")
     return {
         "dataset": source.name,
         "finetune": _top1(HOME / f"finetune-{source.name}"),
@@ -148,19 +140,19 @@ def _top1(run: Path) -> float:
     return read_metrics(run)["held_out/top1"][-1].value
 
 
-def _summary(results: Results) -> dict[str, Any]:
+def _summary(results: Results, seconds: float) -> dict[str, Any]:
     first = results.transfer[0]
     return {
         **results.facts,
         "finetune": {"dataset": first["dataset"], "top1": first["finetune"]},
         "scratch": {"dataset": first["dataset"], "top1": first["scratch"]},
         "transfer": results.transfer,
-        "seconds": round(time.monotonic() - results.started_s, 1),
+        "seconds": seconds,
     }
 
 
 def _close(summary: dict[str, Any]) -> None:
-    _title("What came of it")
+    title("What came of it")
     print(table(("what", "result"), _rows(summary)))
     print(f"\n  checkpoint   {PRETRAINED}/checkpoints")
     print(f"  curves       {PRETRAINED}/report/curves.png")
@@ -173,14 +165,14 @@ def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
         (
             f"{summary['dataset']} held-out top-1 / top-5",
-            _percent(pretrain["top1"], pretrain["top5"]),
+            percent(pretrain["top1"], pretrain["top5"]),
         )
     ]
     for name, scores in summary["fewshot"].items():
-        shown = ", ".join(f"{shots} {_percent(one['mean'])}" for shots, one in scores.items())
+        shown = ", ".join(f"{shots} {percent(one['mean'])}" for shots, one in scores.items())
         rows.append((f"{name} few-shot", shown))
     for one in summary["transfer"]:
-        shown = f"{_percent(one['finetune'])} against {_percent(one['scratch'])}"
+        shown = f"{percent(one['finetune'])} against {percent(one['scratch'])}"
         rows.append((f"{one['dataset']} fine-tuned against scratch", shown))
     rows += [
         ("restarts", f"{summary['restarts']} (a worker killed with SIGKILL)"),
@@ -189,11 +181,3 @@ def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("all in all", human_seconds(summary["seconds"])),
     ]
     return rows
-
-
-def _percent(*shares: float) -> str:
-    return " / ".join(f"{100 * share:.1f} %" for share in shares)
-
-
-def _title(text: str) -> None:
-    print(f"\n{text}", flush=True)

@@ -127,6 +127,11 @@ def _preparation(weights: Weights, device: torch.device, dtype: torch.dtype) -> 
     return partial(normalise, device=device, dtype=dtype, mean=mean, std=std)
 
 
+def model_of(path: str | Path, which: str = "raw") -> ViT:
+    """The model at `path`, in evaluation, float32 on the CPU; `path` and `which` as `load_weights` takes them."""
+    return _model(load_weights(path, which), torch.device("cpu"), torch.float32).eval()
+
+
 def _model(weights: Weights, device: torch.device, dtype: torch.dtype) -> ViT:
     model = build_model(weights.shape)
     model.load_state_dict(weights.tensors)

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from vitscale.config.model import Shape
 
-NORM = 10
-"""Operations a norm takes for each number, as fvcore counts (5 multiply-adds), from which published figures come."""
-
 
 def parameters(shape: Shape) -> int:
     """Weights and biases of the whole model, head included. Tested against the real module."""
@@ -60,21 +57,20 @@ def _norm(shape: Shape, width: int) -> int:
 
 
 def forward_flops(shape: Shape) -> int:
-    """Operations (a multiply-add is two) of one image's forward pass: matrix products, and norms at `NORM`.
+    """Operations (a multiply-add is two) of one image's forward pass; matrix products only.
 
     Tested against the published multiply-adds of ViT-Ti/16 to ViT-22B/14 at 224 px.
     """
-    return _products(shape, shape.tokens) + _normalising(shape, shape.tokens)
+    return _flops(shape, shape.tokens)
 
 
 def train_flops(shape: Shape) -> int:
     """Operations of one image's forward and backward pass, without recomputation and without dropped patches."""
-    tokens = shape.prefix + shape.kept_patches
-    return 3 * (_products(shape, tokens) + _normalising(shape, tokens))
+    return 3 * _flops(shape, shape.prefix + shape.kept_patches)
 
 
-def _products(shape: Shape, t: int) -> int:
-    """Of the matrix products of a forward pass whose blocks see `t` tokens."""
+def _flops(shape: Shape, t: int) -> int:
+    """Of a forward pass whose blocks see `t` tokens."""
     d, f = shape.width, shape.mlp
     patch = 6 * shape.patches * shape.patch**2 * d
     mlp = 2 * (_inputs(shape) + 1) * d * f
@@ -82,10 +78,3 @@ def _products(shape: Shape, t: int) -> int:
     pool = 4 * d * d + 4 * t * d * d + 4 * t * d + mlp if shape.pooling == "map" else 0
     representation = 2 * d * d if shape.representation else 0
     return patch + shape.depth * block + pool + representation + 2 * d * shape.classes
-
-
-def _normalising(shape: Shape, t: int) -> int:
-    """Of the norms of a forward pass whose blocks see `t` tokens."""
-    each = (1 if shape.parallel else 2) + (2 if shape.qk_norm else 0)
-    vectors = t * (shape.depth * each + 1) + (shape.pooling == "map")
-    return NORM * vectors * shape.width
