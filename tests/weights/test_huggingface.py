@@ -11,6 +11,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from tests.weights.models import command, images_of, randomise, vit_of
+from tests.weights.test_npz import our_file
 from vitscale.checkpoint.weights import load_weights
 from vitscale.config.model import Shape
 
@@ -148,6 +149,19 @@ def test_a_classifier_on_dinov2_is_written_as_one_that_ignores_the_mean_patch(tm
     assert logits_differ(theirs, ours) < 1e-5
 
 
+def test_a_model_of_ours_with_rope_goes_out_as_a_bare_dinov3(tmp_path):
+    """Not square, without LayerScale and registers, which transformers always has."""
+    shape = Shape(48, 2, 96, 4, 4, 4, (16, 24), classes=3, positions="rope", norm_eps=1e-5)
+    file = our_file(tmp_path / "ours.safetensors", shape)
+    words = ("--format", "hf", "--drop-head")
+    assert command("export", file, "--to", tmp_path / "out", *words) == 0
+    theirs, told = transformers.DINOv3ViTModel.from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
+    assert not told["missing_keys"] and not told["unexpected_keys"]
+    assert tokens_differ(theirs.eval(), vit_of(file)) < 1e-5
+
+
 def test_a_small_model_has_the_same_logits(tmp_path):
     """One that is in use, S/16, at 224 px and resampled to 256 px."""
     small = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
@@ -230,8 +244,6 @@ SHAPE = Shape(48, 2, 96, 4, 4, 4, (16, 16), classes=3)
     ],
 )
 def test_what_transformers_cannot_express_is_refused_by_name(tmp_path, capsys, changes, words):
-    from tests.weights.test_npz import our_file
-
     shape = Shape.from_json({**SHAPE.as_json(), **changes})
     file = our_file(tmp_path / "ours.safetensors", shape)
     assert command("export", file, "--to", tmp_path / "out", "--format", "hf") == 2

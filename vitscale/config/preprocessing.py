@@ -41,3 +41,7 @@ class Preprocessing:
         """Whether mean and spread are these, up to the sixth digit."""
         pairs = zip((*self.mean, *self.std), (*mean, *std), strict=True)
         return all(abs(own - other) < 1e-6 for own, other in pairs)
+
+
+PLAIN = Preprocessing()
+"""That of a recipe which says nothing about it."""

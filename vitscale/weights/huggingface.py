@@ -345,11 +345,15 @@ def preprocessor_of(shape: Shape, preprocessing: Preprocessing) -> dict[str, Any
 
 
 def constants_of(shape: Shape) -> dict[str, Tensor]:
-    """Tensors that transformers asks for and a trained classifier does not use."""
+    """Tensors that transformers asks for and the model does without: a mask token, scales of one."""
     name = kind_for(shape)
     if name in ("vit", "deit"):
         return {}
     mask = torch.zeros(1, shape.width) if name != "dinov3_vit" else torch.zeros(1, 1, shape.width)
     empty = {"embeddings.register_tokens": torch.zeros(1, 0, shape.width)}
     extra = empty if name == "dinov3_vit" and not shape.registers else {}
+    if shape.layer_scale is None:
+        scales = [rule.theirs[0] for rule in _scales(_V3)]
+        names = [name.format(n=n) for n in range(shape.depth) for name in scales]
+        extra |= {name: torch.ones(shape.width) for name in names}
     return {"embeddings.mask_token": mask} | extra

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -121,7 +122,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
 
 
 def _npz(file: Path) -> dict[str, Tensor]:
-    with np.load(file, allow_pickle=False) as archive:
+    with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
         return {name: _from_numpy(archive[name]) for name in archive.files}
 
 
@@ -137,7 +138,9 @@ def _safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def _pickle(file: Path) -> dict[str, Tensor]:
-    state = torch.load(file, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected pickle protocol")  # what it holds decides
+        state = torch.load(file, map_location="cpu", weights_only=True)
     for _ in range(2):
         nest = next((key for key in _NESTS if isinstance(state, dict) and key in state), None)
         if nest is None or isinstance(state[nest], Tensor):
