@@ -1,7 +1,7 @@
 # Every target makes .venv by itself; a machine needs Python 3.11 or newer, pip, gcc and make.
 
 .DEFAULT_GOAL := help
-.PHONY: demo demo-ablation test test-long faults lint format bench bench-loader fuzz ui clean help
+.PHONY: demo demo-ablation peers test test-long test-peers faults lint format bench bench-loader fuzz ui clean help
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -29,6 +29,11 @@ test: $(STAMP)        ## run the tests, without the slow ones
 
 test-long: $(STAMP)   ## run all tests
 	$(BIN)/python -m pytest
+
+peers: $(PEERS)/.installed  ## install timm, onnxruntime and the other peers, in an environment of their own
+
+test-peers: $(STAMP) $(PEERS)/.installed  ## compare with timm and onnxruntime; writes bench/results/peers.json
+	PYTHONPATH=. $(PEERS)/bin/python -m pytest tests/peers
 
 faults: $(STAMP)      ## run every test of faults: kills, hangs, lost nodes, full disks, damage
 	$(BIN)/python -m pytest -m faults

@@ -23,7 +23,7 @@ def main(run: Path) -> None:
     for stride in (32, 16):
         _shrink(draw_patches(photo, 32, stride, PICTURES / f"patches-stride-{stride}.png"))
     images = sorted((run / "pictures").glob("test-*.png"))
-    for made in look(model_of(run / "learned-0"), images, run / "pictures"):
+    for made in look(model_of(run / "learned-0")[0], images, run / "pictures"):
         if made.name != "patches.png":
             _shrink(made.rename(PICTURES / made.name))
 

@@ -17,15 +17,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-if (
-    not torch.cuda.is_available()
-):  # beside a CPU build of torch, torchvision misses two operators it declares itself
-    _operators = torch.library.Library("torchvision", "DEF")
-    for _name in (
-        "nms(Tensor a, Tensor b, float c) -> Tensor",
-        "qnms(Tensor a, Tensor b, float c) -> Tensor",
-    ):
-        _operators.define(_name)
+if not torch.cuda.is_available():
+    from bench.contestants.operators import declare_missing
+
+    declare_missing()
 
 from torchvision import transforms
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vitscale.checkpoint.choose import found_commit
 from vitscale.checkpoint.export import METADATA, SUFFIX, export
+from vitscale.checkpoint.layout import CHECKPOINTS, MANIFEST
 from vitscale.checkpoint.state import StateReader, whole
 from vitscale.config.model import Shape
 from vitscale.config.preprocessing import Preprocessing
@@ -58,8 +59,8 @@ def load_weights(path: str | Path, which: str = "raw") -> Weights:
 def preprocessing_of(facts: dict[str, Any]) -> Preprocessing:
     """What the run of a manifest trained on; runs before `data.mean` existed saw [-1, 1]."""
     data = facts.get("config", {}).get("data", {})
-    given = {name: tuple(data[name]) for name in ("mean", "std") if name in data}
-    return Preprocessing(**given)
+    pixels = {name: data[name] for name in ("mean", "std") if name in data}
+    return Preprocessing.from_json(Preprocessing().as_json() | pixels)
 
 
 def export_weights(path: Path, to: Path, which: str, dtype: str) -> dict[str, Any]:
@@ -132,6 +133,19 @@ def insist_on_kind(reader: StateReader, which: str) -> None:
             where=str(reader.folder),
             do='Take the weights themselves ("raw"), or train with optim.ema set.',
         )
+
+
+def is_ours(path: Path) -> bool:
+    """Whether `load_weights` has something to read there: a run, a step, or a safetensors file with our record."""
+    if path.is_dir():
+        return (path / CHECKPOINTS).is_dir() or (path / MANIFEST).is_file()
+    if path.suffix != SUFFIX:
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return METADATA in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
 
 
 def _exported(path: Path, which: str) -> Weights:

@@ -24,6 +24,7 @@ COMMANDS = {
     "plan": "what a recipe comes to: parameters, FLOPs, steps, epochs",
     "shards": "pack, index and verify data sets",
     "checkpoint": "list and verify the checkpoints of a run",
+    "weights": "import, export and look at weights of other projects",
     "report": "draw the curves of a run and write its summary",
     "ui": "open the MLflow page of the runs",
     "doctor": "what this machine has, what is wrong with it, and the remedy",

@@ -83,9 +83,9 @@ def _look(arguments: argparse.Namespace) -> tuple[str, object]:
     from vitscale.evaluate.from_checkpoint import model_of
     from vitscale.evaluate.pictures import look
 
-    model = model_of(arguments.checkpoint, arguments.weights)
+    model, pixels = model_of(arguments.checkpoint, arguments.weights)
     try:
-        made = look(model, [Path(image) for image in arguments.images], Path(arguments.to))
+        made = look(model, [Path(image) for image in arguments.images], Path(arguments.to), pixels)
     except OSError as error:
         raise ConfigError(str(error), where="report look") from error
     pictures = [str(path) for path in made]

@@ -32,9 +32,16 @@ class Preprocessing:
         """Read what `as_json` wrote; files older than this record were trained on [-1, 1]."""
         if record is None:
             return cls()
-        return cls(**{**record, "mean": tuple(record["mean"]), "std": tuple(record["std"])})
+        values: dict[str, Any] = {**record}
+        for name in ("mean", "std"):
+            values[name] = tuple(record[name])
+        return cls(**values)
 
     def fits(self, mean: Channels, std: Channels) -> bool:
         """Whether mean and spread are these, up to the sixth digit."""
         pairs = zip((*self.mean, *self.std), (*mean, *std), strict=True)
         return all(abs(own - other) < 1e-6 for own, other in pairs)
+
+
+PLAIN = Preprocessing()
+"""That of a recipe which says nothing about it."""

@@ -44,8 +44,13 @@ def redact_text(text: str, environment: Mapping[str, str] | None = None) -> str:
 
 
 def redact_table(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same table with secret values hidden, at any depth."""
-    return {key: HIDDEN if is_secret_name(key) else _redact(value) for key, value in values.items()}
+    """The same table with secret values hidden, at any depth; true, false and null are no secrets."""
+    return {key: _redact_value(key, value) for key, value in values.items()}
+
+
+def _redact_value(key: str, value: Any) -> Any:
+    secret = is_secret_name(key) and not (value is None or isinstance(value, bool))
+    return HIDDEN if secret else _redact(value)
 
 
 def _redact(value: Any) -> Any:

@@ -12,6 +12,7 @@ import torch
 
 from vitscale.checkpoint.weights import Weights, load_weights
 from vitscale.config.load import Recipe
+from vitscale.config.preprocessing import Preprocessing
 from vitscale.config.run import RunConfig
 from vitscale.config.source import Source
 from vitscale.data.augment import View
@@ -132,9 +133,10 @@ def _preparation(weights: Weights, device: torch.device, dtype: torch.dtype) -> 
     return partial(normalise, device=device, dtype=dtype, mean=mean, std=std)
 
 
-def model_of(path: str | Path, which: str = "raw") -> ViT:
-    """The model at `path`, in evaluation, float32 on the CPU; `path` and `which` as `load_weights` takes them."""
-    return _model(load_weights(path, which), torch.device("cpu"), torch.float32).eval()
+def model_of(path: str | Path, which: str = "raw") -> tuple[ViT, Preprocessing]:
+    """The model at `path`, in evaluation, float32 on the CPU, and the pixels it takes; as `load_weights` finds it."""
+    weights = load_weights(path, which)
+    return _model(weights, torch.device("cpu"), torch.float32).eval(), weights.preprocessing
 
 
 def _model(weights: Weights, device: torch.device, dtype: torch.dtype) -> ViT:

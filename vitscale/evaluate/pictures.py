@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitscale.config.preprocessing import PLAIN, Preprocessing
 from vitscale.data.augment import center_boxes
 from vitscale.data.decode import decode
 from vitscale.data.device import normalise
@@ -18,8 +19,10 @@ from vitscale.evaluate.attention import position_similarity, rollout
 from vitscale.model.vit import ViT
 
 
-def look(model: ViT, files: Sequence[Path], to: Path) -> list[Path]:
+def look(model: ViT, files: Sequence[Path], to: Path, pixels: Preprocessing = PLAIN) -> list[Path]:
     """Draw what can be drawn of `model` into the folder `to`: patches and rollout of image files, positions.
+
+    `pixels` has the mean and spread that the model takes.
 
     Returns:
         The pictures made; positions only where they are learned one by one.
@@ -33,7 +36,7 @@ def look(model: ViT, files: Sequence[Path], to: Path) -> list[Path]:
     if model.positions is not None:
         made.append(draw_positions(model.positions, model.shape.grid, to / "positions.png"))
     made.append(draw_patches(images[0], model.shape.patch, model.shape.stride, to / "patches.png"))
-    made.append(draw_rollout(model, images, to / "rollout.png"))
+    made.append(draw_rollout(model, images, to / "rollout.png", pixels))
     return made
 
 
@@ -71,10 +74,10 @@ def draw_positions(positions: Tensor, grid: tuple[int, int], to: Path) -> Path:
     return _saved(figure, to)
 
 
-def draw_rollout(model: ViT, images: np.ndarray, to: Path) -> Path:
+def draw_rollout(model: ViT, images: np.ndarray, to: Path, pixels: Preprocessing = PLAIN) -> Path:
     """Images uint8 [B, H, W, 3], and below each what share every patch has in what is pooled."""
     planes = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-    maps = rollout(model.eval(), normalise(planes, "cpu", torch.float32))
+    maps = rollout(model.eval(), normalise(planes, "cpu", torch.float32, pixels.mean, pixels.std))
     figure, axes = _canvas(2, len(images), 1.9 * 2, width=1.9 * len(images))
     for column, (image, shares) in enumerate(zip(images, maps, strict=True)):
         axes[0, column].imshow(image)

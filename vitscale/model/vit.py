@@ -87,7 +87,9 @@ class ViT(nn.Module):
         rotation = self._rotation(patches)
         if self.training and self.shape.patch_drop:
             patches, rotation = self._thinned(patches, rotation)
-        tokens = torch.cat([*(token.expand(len(patches), -1, -1) for token in prefix), patches], 1)
+        tokens = torch.cat(
+            [*(token.expand(patches.shape[0], -1, -1) for token in prefix), patches], 1
+        )
         return self.drop(tokens), rotation
 
     def _places(self, patches: Tensor) -> Tensor | None:
