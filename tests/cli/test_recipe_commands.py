@@ -116,6 +116,8 @@ def test_diff_of_a_recipe_and_a_saved_config(recipe, capsys, tmp_path):
         'init.weights: null -> "/w"',
         'init.head: null -> "new"',
         'init.which: null -> "raw"',
+        'init.resample: null -> "bv-linear"',
+        'init.patches: null -> "same"',
     ]
     assert out_of(capsys, "config", "diff", recipe, recipe) == "no difference\n"
     found = json.loads(out_of(capsys, "config", "diff", recipe, "run/config.json", "--json"))

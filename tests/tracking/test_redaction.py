@@ -2,7 +2,7 @@
 
 import pytest
 
-from vitscale.config.redaction import redact_table, redact_text
+from vitscale.config.redaction import HIDDEN, redact_table, redact_text
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,14 @@ def test_tables_hide_by_key_at_any_depth_and_keep_what_only_sounds_secret():
         "list": ["http://***@h"],
         "auth.token": "***",
     }
+
+
+def test_a_switch_whose_name_sounds_secret_is_shown():
+    """`model.cls_token` says whether there is a CLS token, and a saved recipe must be readable again."""
+    table = {
+        "model": {"cls_token": True},
+        "other": {"cls_token": None, "token": "abc", "password": 12345678},
+    }
+    shown = redact_table(table)
+    assert shown["model"] == {"cls_token": True}
+    assert shown["other"] == {"cls_token": None, "token": HIDDEN, "password": HIDDEN}
