@@ -29,7 +29,7 @@ def write_onnx(model: Model, to: Path, record: dict[str, Any]) -> None:
     absent = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if absent:
         raise ResourceError(
-            f"{' and '.join(absent)} is not installed",
+            f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed",
             where="--format onnx",
             do="Install it with: pip install 'vitscale[onnx]'.",
         )
