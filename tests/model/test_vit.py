@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.model.test_options import trained_like
 from vitscale.config.model import Shape
 from vitscale.model.build import build_model
 from vitscale.model.init import TABLE, initialise
@@ -15,16 +16,6 @@ SHAPE = Shape(32, 3, 64, 2, 4, 4, (12, 16), classes=7)
 
 def shape_with(**changes):
     return Shape.from_json({**SHAPE.as_json(), "cls_token": None, **changes})
-
-
-def trained_like(shape):
-    """A model whose every parameter matters: none zero."""
-    model = build_model(shape, seed=0).eval()
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in model.named_parameters():
-        mean = 1.0 if ("norm" in name and name.endswith("weight")) or "scale" in name else 0.0
-        parameter.data.normal_(mean, 0.2, generator=generator)
-    return model
 
 
 class TorchEncoder(nn.Module):

@@ -48,7 +48,7 @@ def rotation_of(
     Centres are coordinates in [-1, 1] on both axes, so a model keeps its angles at another resolution. Of `head`
     numbers a quarter turns with each of head / 4 periods base^(4 i / head), once for rows and once for columns.
     """
-    periods = base ** (torch.arange(head // 4, dtype=torch.float64) * 4 / head)
+    periods = rotation_periods(head, base)
     axes = [(torch.arange(n, dtype=torch.float64) + 0.5) / n * 2 - 1 for n in grid]
     rows = axes[0].repeat_interleave(grid[1])
     columns = axes[1].repeat(grid[0])
@@ -56,6 +56,11 @@ def rotation_of(
     angles = torch.cat([torch.zeros(prefix, head // 2, dtype=torch.float64), turns]).tile(1, 2)
     angles = (2 * math.pi * angles)[None, None]
     return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
+
+
+def rotation_periods(head: int, base: float) -> Tensor:
+    """The periods of RoPE for heads of this width, base^(4 i / head): float64 [head / 4], on the CPU."""
+    return base ** (torch.arange(head // 4, dtype=torch.float64) * 4 / head)
 
 
 def rotate(values: Tensor, rotation: Rotation) -> Tensor:

@@ -81,15 +81,14 @@ class Lamb(Adam):
         if not group["adapt"]:
             partition.master.add_(update, alpha=-rate)
             return
-        ratios = self._ratios(partition, update).to(update.dtype)
-        index = {weight.name: i for i, weight in enumerate(partition.weights)}
+        ratios = self._ratios(partition, update)
         for span in partition.spans:
             own, towards = (partition.of(span, each) for each in (partition.master, update))
-            own.addcmul_(towards, -rate * ratios[index[span.name]])
+            own.addcmul_(towards, -rate * ratios[span.name])
 
     @staticmethod
-    def _ratios(partition: Partition, update: Tensor) -> Tensor:
-        """|w| / |u| of every weight of the partition, or 1; float64 [weights]."""
+    def _ratios(partition: Partition, update: Tensor) -> dict[str, Tensor]:
+        """|w| / |u| of every weight of the partition, or 1: computed in float64, each [] in the update's precision."""
         index = {weight.name: i for i, weight in enumerate(partition.weights)}
         squares = torch.zeros(2, len(index), dtype=torch.float64, device=update.device)
         for span in partition.spans:
@@ -98,4 +97,5 @@ class Lamb(Adam):
                 row[index[span.name]] += norm.square()
         add_up(partition, squares)
         weights, updates = squares.sqrt()
-        return torch.where((weights > 0) & (updates > 0), weights / updates, 1.0)
+        ratios = torch.where((weights > 0) & (updates > 0), weights / updates, 1.0)
+        return dict(zip(index, ratios.to(update.dtype), strict=True))

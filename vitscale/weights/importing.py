@@ -16,6 +16,8 @@ from vitscale.checkpoint.weights import insist_on_new
 from vitscale.config.model import Shape
 from vitscale.config.preprocessing import Preprocessing
 from vitscale.errors import CheckpointError, ConfigError
+from vitscale.model.build import PRETRAINING_ONLY
+from vitscale.model.position import rotation_periods
 from vitscale.model.vit import ViT
 from vitscale.weights import huggingface, npz, timm
 from vitscale.weights.architecture import shape_of
@@ -151,13 +153,15 @@ def _model(theirs: Mapping[str, Tensor], known: Format, hints: Hints, wishes: Wi
     told = _accounted(theirs.keys() - reading.used, known, wishes)
     ours = {n: t.float().contiguous() for n, t in reading.tensors.items() if t.numel()}
     if wishes.drop_head:
-        told = replace(told, dropped=tuple(sorted(n for n in ours if n.startswith(_HEAD))))
-        ours = {n: t for n, t in ours.items() if not n.startswith(_HEAD)}
-    patch = _patch_of(ours)
+        told = replace(
+            told, dropped=tuple(sorted(n for n in ours if n.startswith(PRETRAINING_ONLY)))
+        )
+        ours = {n: t for n, t in ours.items() if not n.startswith(PRETRAINING_ONLY)}
+    width, patch = _width_and_patch(ours)
     ours, image = as_ours(ours, wishes.source_px or hints.image, patch)
     headless = "head.weight" not in ours and "head.bias" not in ours
     if headless:
-        ours |= head_of(_width_of(ours), wishes.classes or 1)
+        ours |= head_of(width, wishes.classes or 1)
     elif wishes.classes is not None:
         raise ConfigError(
             "has no effect: these weights have a head of their own",
@@ -173,17 +177,10 @@ def _model(theirs: Mapping[str, Tensor], known: Format, hints: Hints, wishes: Wi
     return Model(shape, ours, hints.preprocessing or Preprocessing(), headless, told)
 
 
-_HEAD = ("head.", "representation.")
-
-
-def _patch_of(ours: Mapping[str, Tensor]) -> int:
+def _width_and_patch(ours: Mapping[str, Tensor]) -> tuple[int, int]:
+    """1 and 1 without a patch projection, which `shape_of` refuses."""
     kernel = ours.get("patch_embed.projection.weight")
-    return 1 if kernel is None else kernel.shape[-1]
-
-
-def _width_of(ours: Mapping[str, Tensor]) -> int:
-    kernel = ours.get("patch_embed.projection.weight")
-    return 1 if kernel is None else kernel.shape[0]
+    return (1, 1) if kernel is None else (kernel.shape[0], kernel.shape[-1])
 
 
 def _unknown_image() -> tuple[int, int]:
@@ -256,8 +253,7 @@ def _check_periods(theirs: Mapping[str, Tensor], shape: Shape) -> None:
     stored = theirs.get("rope_embed.periods")
     if stored is None:
         return
-    head = shape.width // shape.heads
-    ours = shape.rope_base ** (torch.arange(head // 4) * 4 / head)
+    ours = rotation_periods(shape.width // shape.heads, shape.rope_base).float()
     if stored.shape != ours.shape or not torch.allclose(stored.float(), ours, rtol=2**-8):
         raise CheckpointError(
             "the periods of its rotations are not those of the base",

@@ -11,7 +11,7 @@ from torch import Tensor
 from vitscale.config.model import Shape
 from vitscale.config.preprocessing import Preprocessing
 from vitscale.errors import ConfigError
-from vitscale.model.build import Fitting, build_model, load_pretrained
+from vitscale.model.build import PRETRAINING_ONLY, Fitting, build_model, load_pretrained
 from vitscale.model.resample import Mode
 
 
@@ -74,9 +74,7 @@ class Target:
 
 def without_head(model: Model, classes: int = 1) -> Model:
     """The backbone with a zero head of `classes` outputs as a placeholder."""
-    kept = {
-        n: t for n, t in model.tensors.items() if not n.startswith(("head.", "representation."))
-    }
+    kept = {n: t for n, t in model.tensors.items() if not n.startswith(PRETRAINING_ONLY)}
     dropped = sorted(model.tensors.keys() - kept.keys()) if not model.headless else ()
     head = head_of(model.shape.width, classes)
     shape = replace(model.shape, classes=classes, representation=False)
