@@ -44,7 +44,12 @@ def export_model(model: Model, to: Path, name: str, origin: dict[str, Any]) -> N
     """
     ending = _ENDINGS.get(name, "")
     if to.suffix != ending and ending:
-        raise ConfigError(f"{name} is a file ending in {ending}", where="--to", given=to)
+        raise ConfigError(
+            f"{name} is a file ending in {ending}",
+            where="--to",
+            given=to,
+            do=f"End it in {ending}.",
+        )
     if to.exists():
         raise ConfigError("exists already", where="--to", given=to, do="Choose another name.")
     writers: dict[str, Callable[[Model, Path], None]] = {

@@ -240,7 +240,7 @@ def _insist_on_whole(ours: Mapping[str, Tensor], shape: Shape, known: Format) ->
     if strangers:
         raise CheckpointError(
             f"holds parts that do not go together: {_some(strangers)} beside the others",
-            do="A part of two models in one file?",
+            do="Give the weights of one model alone.",
         )
 
 
