@@ -98,7 +98,7 @@ def knn(task: KnnTask, material: Material) -> tuple[Graded, dict[str, Any]]:
         k=task.k,
         temperature=task.temperature,
     )
-    return [material.graded(f"k = {k}", guesses[k][None].numpy()) for k in task.k], {}
+    return [material.graded(f"{k}-nn", guesses[k][None].numpy()) for k in task.k], {}
 
 
 def logreg(task: LogregTask, material: Material) -> tuple[Graded, dict[str, Any]]:

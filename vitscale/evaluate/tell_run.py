@@ -36,7 +36,7 @@ def metric_name(line: Line, which: str) -> str:
     room = "transfer" if which == "raw" else f"transfer_{which}"
     place = f"{line.dataset}-{line.group}" if line.metric == "mean" and line.group else line.dataset
     words = (place, line.method, line.setting)
-    return "/".join([room, *(word.replace(" ", "_").replace("=", "") for word in words)])
+    return "/".join([room, *(word.replace(" ", "_") for word in words)])
 
 
 def _fresh(run: Path, step: int, lines: list[Line], scored: Scored) -> dict[str, float]:
