@@ -48,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Score, print a table or JSON, and write the file asked for."""
+    if arguments.follow is not None:
+        return evaluate_suite.follow_runs(arguments)
     if arguments.suite is not None:
         return evaluate_suite.run(arguments)
     _insist_on_one_protocol(arguments)

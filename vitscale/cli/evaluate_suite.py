@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from vitscale.evaluate.subject import Subject
     from vitscale.evaluate.suite import Scored, Setting
 
-_OWN = ("against", "folder", "workers", "task_cpus", "task_gpus")
+_OWN = ("against", "patience", "folder", "workers", "task_cpus", "task_gpus")
+_ONCE = ("checkpoint", "against", "folder", "out")
+_PATIENCE_S = 600.0
 _OTHERS = ("data", "train")
 
 
@@ -33,6 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--against",
         metavar="CHECKPOINT",
         help="score these weights too, and compare image by image",
+    )
+    group.add_argument(
+        "--follow",
+        nargs="+",
+        metavar="RUN",
+        help="score every commit of these runs once, while they train; safe to kill and start again",
+    )
+    group.add_argument(
+        "--patience",
+        type=float,
+        metavar="SECONDS",
+        help="with --follow: end when no run has been at work for so long (default 600)",
     )
     group.add_argument(
         "--folder",
@@ -98,6 +113,35 @@ def run(arguments: argparse.Namespace) -> int:
     return errors[0].exit_code if errors else 0
 
 
+def follow_runs(arguments: argparse.Namespace) -> int:
+    """Score the commits of runs while they train, until they are over."""
+    if arguments.suite is None:
+        raise ConfigError("--follow needs --suite NAME", where="evaluate")
+    if idle := _given(arguments, _ONCE):
+        names = ", ".join("CHECKPOINT" if name == "--checkpoint" else name for name in idle)
+        raise ConfigError(f"{names} has no effect with --follow", where="evaluate")
+    _check(arguments)
+    suite = load_suite(arguments.suite)
+    from vitscale.evaluate.follow import follow
+    from vitscale.evaluate.results import Results
+    from vitscale.evaluate.suite import score_suite
+    from vitscale.evaluate.tables import text_of
+    from vitscale.evaluate.tell_run import publish_in_run
+
+    def score(subject: Subject) -> None:
+        setting = _setting(arguments, subject)
+        found = score_suite(subject, suite, setting)
+        record, _ = publish_in_run(found, Results(setting.folder))
+        print(json.dumps(record) if arguments.json else text_of(record), flush=True)
+        for error in found.failed.values():
+            raise error  # the commit is not done: the next start tries it again
+
+    runs = [Path(run).absolute() for run in arguments.follow]
+    patience_s = _PATIENCE_S if arguments.patience is None else arguments.patience
+    follow(runs, suite.name, arguments.weights, score, patience_s=patience_s, say=_say)
+    return 0
+
+
 def _check(arguments: argparse.Namespace) -> None:
     if idle := _given(arguments, _OTHERS):
         raise ConfigError(
@@ -105,8 +149,11 @@ def _check(arguments: argparse.Namespace) -> None:
             where="evaluate",
             do="A suite names its own data.",
         )
-    if arguments.checkpoint is None:
-        raise ConfigError("no CHECKPOINT was given", where="evaluate")
+    if arguments.follow is None:
+        if arguments.checkpoint is None:
+            raise ConfigError("no CHECKPOINT was given", where="evaluate")
+        if arguments.patience is not None:
+            raise ConfigError("--patience has no effect without --follow", where="evaluate")
     if arguments.on is None and (idle := _given(arguments, ("task_cpus", "task_gpus"))):
         raise ConfigError(f"{', '.join(idle)} has no effect without --on PROFILE", where="evaluate")
     if arguments.on is not None and arguments.workers is not None:

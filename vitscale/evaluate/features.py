@@ -68,7 +68,8 @@ def extract(
     view: View = View(),  # noqa: B008
     part: Place = Place(),  # noqa: B008
 ) -> Features:
-    """`pre_logits` of the samples `ids` (None: all), or of one part of them; undecodable images are left out.
+    """`pre_logits` of the samples `ids` (None: all), or of one part of them; images that cannot be decoded or have no
+    label are left out.
 
     Args:
         model: frozen; its training mode is restored.
@@ -84,7 +85,8 @@ def extract(
     with answering(model):
         batches = scan(shards, image=image, batch=batch, place=part, ids=ids, view=view)
         for micro_batch in batches:
-            good = _readable(micro_batch.labels, micro_batch.ids, shards)
+            rows = micro_batch.labels.reshape(len(micro_batch.labels), -1)
+            good = (rows != MASKED).any(dim=1)
             images = prepare(micro_batch.images)
             values.append(model.features(images)["pre_logits"].float().cpu()[good])
             labels.append(micro_batch.labels[good])
@@ -101,18 +103,6 @@ def extract(
         torch.cat(labels)[order].contiguous(),
         torch.cat(numbers)[order].numpy(),
     )
-
-
-def _readable(labels: Tensor, ids: np.ndarray, shards: Corpus) -> Tensor:
-    """Which slots hold an image, bool [B].
-
-    A masked slot has no label. So has an image that none of several labels fits, which counts where labels are several.
-    """
-    if labels.ndim == 1:
-        return labels != MASKED
-    labelled = (labels != MASKED).any(1)
-    unlabelled = torch.from_numpy((shards.rows(np.asarray(ids)).labels == MASKED).all(1))
-    return labelled | unlabelled
 
 
 def parts_of(samples: int) -> int:

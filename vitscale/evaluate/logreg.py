@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TOLERANCE = 1e-12
-"""Change of the mean loss or largest gradient at which a fit is done; DINOv3's `tol`."""
+GRADIENT, CHANGE = 1e-10, 1e-18
+"""A fit is done when no derivative of the mean loss is larger, or the loss does not change in float64 any more. A bound on
+the change of 1e-12 would leave probabilities wrong in the sixth digit."""
 _MEMORY = 10  # pairs kept by L-BFGS, as in scipy
 
 
@@ -61,8 +62,8 @@ def _minimise(flat: Tensor, x: Tensor, truth: Tensor, c: float, iterations: int)
     optimizer = torch.optim.LBFGS(
         [flat],
         max_iter=iterations,
-        tolerance_grad=TOLERANCE,
-        tolerance_change=TOLERANCE,
+        tolerance_grad=GRADIENT,
+        tolerance_change=CHANGE,
         history_size=_MEMORY,
         line_search_fn="strong_wolfe",
     )

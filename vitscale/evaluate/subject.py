@@ -12,7 +12,7 @@ import torch
 
 from vitscale.checkpoint.choose import found_commit
 from vitscale.checkpoint.export import SUFFIX
-from vitscale.checkpoint.layout import CHECKPOINTS, read_manifest, sha256_of
+from vitscale.checkpoint.layout import CHECKPOINTS, Manifest, read_manifest, sha256_of
 from vitscale.checkpoint.weights import Weights, export_weights, load_weights
 from vitscale.config.model import Shape
 from vitscale.data.device import normalise
@@ -25,9 +25,10 @@ from vitscale.model.vit import ViT
 
 @dataclass(frozen=True)
 class Subject:
-    """Weights by content. `name` is for people; `run` is the run folder they come from, if any."""
+    """Weights by content. `digest` is of commit or file; `name` for people; `run` the folder they come from, if any."""
 
     identity: str
+    digest: str
     name: str
     path: Path
     which: str
@@ -57,19 +58,25 @@ def subject_of(path: Path, which: str, folder: Path | None) -> Subject:
     if (path / CHECKPOINTS).is_dir():
         with found_commit(path) as found:
             path = found.folder
+    run = path.parent.parent if path.parent.name == CHECKPOINTS else None
+    manifest = _manifest_of(path, run)
+    own = folder or (run or path) / "transfer"
+    name = f"{manifest.facts['run']} step {manifest.step}"
+    return _subject(manifest.digest, name, path, which, manifest.step, run, own)
+
+
+def _manifest_of(path: Path, run: Path | None) -> Manifest:
+    """Of a commit; where that was deleted, the copy the run kept: its results may be there."""
     try:
-        manifest = read_manifest(path)
+        return read_manifest(path)
     except ValueError as error:
+        if run is not None and (record := run / "manifests" / f"{path.name}.json").is_file():
+            return Manifest.from_json(record.read_text(encoding="utf-8"))
         raise CheckpointError(
             f"no usable checkpoint: {error}",
             where=str(path),
             do="Give a run folder, a step folder, or an exported file.",
         ) from None
-    inside = path.parent.name == CHECKPOINTS
-    run = path.parent.parent if inside else None
-    own = folder or (run or path) / "transfer"
-    name = f"{manifest.facts['run']} step {manifest.step}"
-    return _subject(manifest.digest, name, path, which, manifest.step, run, own)
 
 
 def _subject(
@@ -80,7 +87,7 @@ def _subject(
     is_file = path.suffix == SUFFIX
     copy = path if is_file else folder / "weights" / f"{identity}{SUFFIX}"
     own = folder.absolute()
-    return Subject(identity, name, path.absolute(), which, step, run, own, copy.absolute())
+    return Subject(identity, digest, name, path.absolute(), which, step, run, own, copy.absolute())
 
 
 def retain(subject: Subject) -> None:
