@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 GRADIENT, CHANGE = 1e-10, 1e-18
-"""A fit is done when no derivative of the mean loss is larger, or the loss does not change in float64 any more. A bound on
-the change of 1e-12 would leave probabilities wrong in the sixth digit."""
+"""A fit is done when no derivative of the mean loss is larger, or the loss does not change in float64 any more. A bound
+of 1e-12 on the change would leave probabilities wrong in the sixth digit."""
 _MEMORY = 10  # pairs kept by L-BFGS, as in scipy
 
 
