@@ -261,7 +261,7 @@ def test_a_suite_on_two_checkpoints_killed_on_the_way_gives_the_same_table(made,
     whole = _answer(words, tmp_path / "whole")
     kills, patience_s = 0, 3.0
     while (answer := _killed(words, tmp_path / "parts", patience_s)) is None:
-        kills, patience_s = kills + 1, patience_s + 1.5
+        kills, patience_s = kills + 1, patience_s + 3.0
         before = {p: p.stat().st_mtime_ns for p in (tmp_path / "parts").glob("results/*.json")}
     assert kills >= 2
     assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in before.items())

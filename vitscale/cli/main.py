@@ -18,7 +18,8 @@ from vitscale.errors import ConfigError, VitscaleError, nearest
 COMMANDS = {
     "train": "train a recipe in this process (every rank of torchrun runs the same command)",
     "finetune": "train on from the weights of a checkpoint, with a new head",
-    "evaluate": "score a checkpoint: held-out accuracy or few-shot transfer",
+    "branch": "cool down a child from a checkpoint of a trunk",
+    "evaluate": "score a checkpoint: one protocol, or a suite of transfer tasks",
     "submit": "run a recipe as a job on a Ray cluster, or on a local one",
     "config": "show, compare and explain recipes",
     "plan": "what a recipe comes to: parameters, FLOPs, steps, epochs",

@@ -103,9 +103,12 @@ def retain(subject: Subject) -> None:
 
 
 def let_go(subject: Subject) -> None:
-    """Delete the copy; an exported file that was evaluated itself stays."""
-    if subject.copy != subject.path:
-        subject.copy.unlink(missing_ok=True)
+    """Delete the copy, and what a kill left of one; an exported file that was evaluated itself stays."""
+    if subject.copy == subject.path:
+        return
+    subject.copy.unlink(missing_ok=True)
+    for torn in subject.copy.parent.glob(f".{subject.copy.name}.*.tmp"):
+        torn.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
