@@ -56,11 +56,21 @@ def _tell(run: Path, step: int, values: dict[str, float], files: list[Path]) -> 
     journal = Journal(run, newest_attempt(run))
     journal.append(values, step)
     journal.close()
+    _send(run, files, "transfer")
+
+
+def send_report(run: Path, page: Path) -> None:
+    """Make a page an artifact of the run in MLflow, where it has one."""
+    _send(run, [page], "report")
+
+
+def _send(run: Path, files: list[Path], folder: str) -> None:
+    """Hand files to MLflow."""
     if ShipState.load(run) is None:
         return
     outbox = Outbox(run)
     for file in files:
-        outbox.add("artifact", path=str(file), folder="transfer")
+        outbox.add("artifact", path=str(file.absolute()), folder=folder)
     if is_running(run):
         return  # its own shipper brings them
     try:
