@@ -41,7 +41,7 @@ def line_chart(lines: Mapping[str, Points], marks: Marks = Marks()) -> str:
         at = f'cx="{scale.x(step):.1f}" cy="{scale.y(value):.1f}"'
         parts.append(f'<circle class="dot dot-{number % 6}" {at} r="3">{title}</circle>')
     body = "".join(parts)
-    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{body}</svg>{_legend(drawn)}'
+    return f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}">{body}</svg>{_legend(drawn)}'
 
 
 def intervals(rows: Sequence[tuple[str, float, float, float]]) -> str:
@@ -60,7 +60,7 @@ def intervals(rows: Sequence[tuple[str, float, float, float]]) -> str:
         ends = f'x1="{left:.1f}" x2="{right:.1f}" y1="{y}" y2="{y}"'
         parts.append(f'<line class="line line-0" {ends}>{title}</line>')
         parts.append(f'<circle class="dot dot-0" cx="{at:.1f}" cy="{y}" r="3.5">{title}</circle>')
-    return f'<svg viewBox="0 0 680 {height}" role="img">{"".join(parts)}</svg>'
+    return f'<svg class="intervals" viewBox="0 0 680 {height}">{"".join(parts)}</svg>'
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ figure { margin: 0; padding: .7rem; background: var(--card); border: 1px solid v
   border-radius: 6px; min-width: 0; }
 figcaption { font-size: .85rem; color: var(--soft); overflow-wrap: anywhere; }
 svg { display: block; width: 100%; height: auto; }
-svg text { font-size: 11px; fill: var(--soft); font-variant-numeric: tabular-nums; }
+.chart text { font-size: 14px; } .intervals text { font-size: 10px; }
+svg text { fill: var(--soft); font-variant-numeric: tabular-nums; }
 svg .value, svg .name { text-anchor: end; } svg .tick { text-anchor: middle; }
 svg .name { fill: var(--ink); }
 .grid { stroke: var(--rule); stroke-width: 1; }
