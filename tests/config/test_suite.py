@@ -69,6 +69,7 @@ def test_rows_are_tasks_on_their_data_with_paths_of_the_working_folder(tmp_path,
             ("[data.a]", '[data.a]\ndev = "d"\ndev_share = 0.5'),
             "dev_share: has no effect beside dev",
         ),
+        (('"sets/a"', '"s3://bucket/a"'), "s3://bucket/a is a URL, and suites read local folders"),
         (('"head"', '"head"\nnames = "number"\nclasses = "c"'), 'no effect with names = "number"'),
     ],
 )

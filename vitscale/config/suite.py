@@ -236,6 +236,9 @@ def _conflicts(suite: Suite) -> Iterator[tuple[str, str]]:
         used |= set(names)
         yield from _idle(number, task, suite, names)
     for name, data in suite.data.items():
+        sources = [data.test, *(data.train or ()), *([data.dev] if data.dev else [])]
+        for remote in [source.shards for source in sources if source.is_remote]:
+            yield f"data.{name}", f"{remote} is a URL, and suites read local folders: copy it first"
         if name not in used:
             yield f"data.{name}", "no task scores it"
         if data.dev is not None and "dev_share" in data.model_fields_set:
