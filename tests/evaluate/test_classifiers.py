@@ -38,7 +38,7 @@ def test_neighbours_vote_as_sklearns_do(problem):
 def test_more_queries_than_are_held_at_once_get_the_same_answers(problem, monkeypatch):
     features, labels, queries, _ = problem
     whole = vote(features, labels, queries, 5, k=(10,), temperature=0.07)
-    monkeypatch.setattr("vitscale.evaluate.knn._QUERIES", 7)
+    monkeypatch.setattr("vitscale.evaluate.knn._HELD", 7 * len(features))
     parts = vote(features, labels, queries, 5, k=(10,), temperature=0.07)
     assert torch.equal(whole[10], parts[10])
 

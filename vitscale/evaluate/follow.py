@@ -73,7 +73,7 @@ class Followed:
         self.mark.touch()
         for _, folder in reversed(step_folders(self.run / CHECKPOINTS)):
             try:
-                subject = subject_of(folder, self.which, None)
+                subject = self._subject(folder)
                 if subject.identity in self.seen:
                     continue
                 if subject.identity not in done:
@@ -84,6 +84,9 @@ class Followed:
             self.seen.add(subject.identity)
             self.mark.note(subject.digest)
         return fresh
+
+    def _subject(self, folder: Path) -> Subject:
+        return subject_of(folder, self.which, None, keeper=f"follow-{self.suite}")
 
     @property
     def is_over(self) -> bool:
@@ -100,7 +103,7 @@ class Followed:
     def _recorded(self) -> list[tuple[int, Subject]]:
         """Step and weights of every commit the run remembers, deleted ones too, oldest first."""
         names = sorted(path.stem for path in (self.run / "manifests").glob("*.json"))
-        subjects = [subject_of(self.run / CHECKPOINTS / name, self.which, None) for name in names]
+        subjects = [self._subject(self.run / CHECKPOINTS / name) for name in names]
         return [(subject.step, subject) for subject in subjects]
 
 

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from vitscale.checkpoint.layout import sha256_of
+from vitscale.checkpoint.weights import load_weights
 from vitscale.config.load import load_recipe
 from vitscale.config.source import Source
 from vitscale.config.suite import FinetuneTask, HeadTask, KnnTask, LinearTask, LogregTask, Row
 from vitscale.data.augment import View
 from vitscale.data.corpus import Corpus, open_corpus
 from vitscale.durable import write_text_atomically
-from vitscale.errors import ConfigError, VitscaleError
+from vitscale.errors import ConfigError, DataError, VitscaleError
 from vitscale.evaluate import protocols
 from vitscale.evaluate.features import extract, load_features, parts_of, save_features
 from vitscale.evaluate.finetune import Tuning
@@ -110,17 +111,18 @@ class Fit:
     def run(self) -> None:
         """Fit, score, and keep the result."""
         began = time.monotonic()
-        machine = self.sets["test"].machine
-        machine.use()
-        graded, facts = self._answers()
+        material = self._material()
+        graded, facts = self._answers(material)
+        facts["unreadable_images"] = self.sets["test"].samples - len(material.test)
         seconds = round(time.monotonic() - began, 2)
         record = self.job.record | {"facts": facts, "seconds": seconds}
         Results(self.folder).write(self.job.key, record, graded)
 
-    def _answers(self) -> tuple[Graded, dict[str, Any]]:
-        task, material = self.job.row.task, self._material()
+    def _answers(self, material: Material) -> tuple[Graded, dict[str, Any]]:
+        task = self.job.row.task
         if isinstance(task, HeadTask):
             model, _ = model_at(self.subject, None, Machine(device="cpu"))
+            _insist_on_head(self.subject)
             corpus = open_corpus([self.job.row.data.test])
             return protocols.own_head(task, material, model.head, corpus)
         if isinstance(task, KnnTask):
@@ -143,6 +145,7 @@ class Fit:
             data.metric,
             data.dev_share,
             self.drawn,
+            self.sets["test"].machine.use(),
         )
 
 
@@ -204,6 +207,15 @@ def run_piece(piece: Piece) -> VitscaleError | None:
     except VitscaleError as error:
         return error
     return None
+
+
+def _insist_on_head(subject: Subject) -> None:
+    if load_weights(subject.copy, subject.which).headless:
+        raise DataError(
+            "the weights have no classifier of their own",
+            where=subject.name,
+            do="Leave the head task out, or evaluate weights that have one.",
+        )
 
 
 def digest(what: object) -> str:

@@ -28,7 +28,7 @@ def fit_linear(
     steps: int,
     seed: int,
 ) -> Tensor:
-    """A classifier for each rate, float32 [R, D + 1, K], the bias last.
+    """A classifier for each rate, float32 [R, D + 1, K], the bias last, where the features are.
 
     Args:
         features: [N, D].
@@ -42,8 +42,9 @@ def fit_linear(
     draws = torch.Generator().manual_seed(seed)
     weights = torch.randn(len(lrs), features.shape[1] + 1, classes, generator=draws) * SPREAD
     weights[:, -1] = 0
+    weights = weights.to(features.device)
     velocity = torch.zeros_like(weights)
-    rates = torch.tensor(lrs)[:, None, None] * batch / PER_IMAGES
+    rates = torch.tensor(lrs, device=features.device)[:, None, None] * batch / PER_IMAGES
     order, at = torch.randperm(len(features), generator=draws), 0
     batch = min(batch, len(features))
     for step in range(steps):

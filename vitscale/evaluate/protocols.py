@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from vitscale.evaluate.linear import fit_linear, logits_of
 from vitscale.evaluate.logreg import fit_logreg, fit_path
 
 Graded = list[tuple[Score, Evidence]]
+_CHUNK = 8192  # images whose logits are held at a time: 66 MB of float64 for 1000 classes
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,18 @@ class Material:
     metric: str
     dev_share: float
     drawn: Sequence[list[np.ndarray]] = ()
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """Where all but the ridge is computed."""
 
     @property
     def fitting(self) -> Features:
         """What classifiers are fitted on."""
         assert self.train is not None
         return self.train
+
+    def on_device(self, features: Features) -> tuple[Tensor, Tensor]:
+        """Values and truth where they are computed with."""
+        return features.values.to(self.device), self.truth(features).to(self.device)
 
     def truth(self, features: Features) -> Tensor:
         """Labels int64 [N], or with "map" bool [N, K].
@@ -90,26 +97,22 @@ def ridge(task: RidgeTask, material: Material) -> tuple[Graded, dict[str, Any]]:
 
 def knn(task: KnnTask, material: Material) -> tuple[Graded, dict[str, Any]]:
     """Accuracy for each count of neighbours."""
-    guesses = vote(
-        material.fitting.values,
-        material.truth(material.fitting),
-        material.test.values,
-        material.classes,
-        k=task.k,
-        temperature=task.temperature,
-    )
-    return [material.graded(f"{k}-nn", guesses[k][None].numpy()) for k in task.k], {}
+    values, truth = material.on_device(material.fitting)
+    queries = material.test.values.to(material.device)
+    how: dict[str, Any] = {"k": task.k, "temperature": task.temperature}
+    guesses = vote(values, truth, queries, material.classes, **how)
+    return [material.graded(f"{k}-nn", guesses[k][None].cpu().numpy()) for k in task.k], {}
 
 
 def logreg(task: LogregTask, material: Material) -> tuple[Graded, dict[str, Any]]:
     """Accuracy with the penalty that did best on the dev part, fitted on all."""
     train, dev, whole = parts_of(material)
     path, n = sorted(task.c), task.iterations
-    models = fit_path(train.values, material.truth(train), material.classes, path, n)
-    found = [_dev_score(material, model.logits(dev.values), dev) for model in models]
+    models = fit_path(*material.on_device(train), material.classes, path, n)
+    found = [_dev_score(material, model.logits, dev) for model in models]
     best = path[int(np.argmax(found))]
-    model = fit_logreg(whole.values, material.truth(whole), material.classes, best, n)
-    answers = _answers(material, model.logits(material.test.values)[None])
+    model = fit_logreg(*material.on_device(whole), material.classes, best, n)
+    answers = _answers(material, model.logits, material.test)[None]
     return [material.graded("best C", answers)], {
         "C": best,
         "dev": dict(zip(map(str, path), found, strict=True)),
@@ -121,11 +124,11 @@ def linear(task: LinearTask, material: Material) -> tuple[Graded, dict[str, Any]
     train, dev, whole = parts_of(material)
     how: dict[str, Any] = {"batch": task.batch, "steps": task.steps, "seed": 0}
     classes = material.classes
-    weights = fit_linear(train.values, material.truth(train), classes, lrs=task.lrs, **how)
-    found = [_dev_score(material, logits, dev) for logits in logits_of(weights, dev.values)]
+    probes = fit_linear(*material.on_device(train), classes, lrs=task.lrs, **how)
+    found = [_dev_score(material, _one_probe(probe), dev) for probe in probes]
     best = task.lrs[int(np.argmax(found))]
-    weights = fit_linear(whole.values, material.truth(whole), classes, lrs=[best], **how)
-    answers = _answers(material, logits_of(weights, material.test.values))
+    [probe] = fit_linear(*material.on_device(whole), classes, lrs=[best], **how)
+    answers = _answers(material, _one_probe(probe), material.test)[None]
     return [material.graded("best rate", answers)], {
         "lr": best,
         "dev": dict(zip(map(str, task.lrs), found, strict=True)),
@@ -174,15 +177,24 @@ def dev_rows(count: int, share: float) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[:taken]), np.sort(order[taken:])
 
 
-def _dev_score(material: Material, logits: Tensor, dev: Features) -> float:
+def _one_probe(probe: Tensor) -> Callable[[Tensor], Tensor]:
+    """The logits of one probe, [D + 1, K], for features."""
+    return lambda values: logits_of(probe[None], values)[0]
+
+
+def _dev_score(material: Material, logits: Callable[[Tensor], Tensor], dev: Features) -> float:
     truth = material.truth(dev).numpy()
-    [answer] = _answers(material, logits[None])
+    answer = _answers(material, logits, dev)
     right = answer if material.metric == "map" else answer == truth
     return measure(right, truth, material.metric)
 
 
-def _answers(material: Material, logits: Tensor) -> np.ndarray:
-    """Logits [R, N, K] as scores where those are wanted, else as guesses [R, N]."""
-    if material.metric == "map":
-        return logits.float().numpy()
-    return logits.argmax(dim=2).numpy()
+def _answers(
+    material: Material, logits: Callable[[Tensor], Tensor], features: Features
+) -> np.ndarray:
+    """Scores float32 [N, K] where those are wanted, else guesses int64 [N]; some images at a time."""
+    parts = []
+    for values in features.values.split(_CHUNK):
+        found = logits(values.to(material.device))
+        parts.append((found.float() if material.metric == "map" else found.argmax(dim=1)).cpu())
+    return torch.cat(parts).numpy()

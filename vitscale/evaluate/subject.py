@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
-from dataclasses import dataclass
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -40,13 +43,14 @@ class Subject:
     """Where the copy of the weights lies once `retain` made it."""
 
 
-def subject_of(path: Path, which: str, folder: Path | None) -> Subject:
+def subject_of(path: Path, which: str, folder: Path | None, *, keeper: str = "shared") -> Subject:
     """Tell weights apart without reading them all: by the manifest of a commit, or by the hash of an exported file.
 
     Args:
         path: a run folder (its newest good commit), a step folder, or an exported file.
         which: "raw" or "ema".
         folder: for results and copies; by default `transfer/` of the run, or `FILE.transfer/`.
+        keeper: whose copy of the weights it is; nobody else deletes it.
 
     Raises:
         CheckpointError: there is nothing to evaluate.
@@ -54,7 +58,8 @@ def subject_of(path: Path, which: str, folder: Path | None) -> Subject:
     if path.suffix == SUFFIX and path.is_file():
         weights = load_weights(path, which)
         own = folder or path.with_name(f"{path.name}.transfer")
-        return _subject(sha256_of(path), path.stem, path, which, weights.step, None, own)
+        subject = _subject(sha256_of(path), path.stem, path, which, weights.step, own)
+        return replace(subject, copy=path.absolute())
     if (path / CHECKPOINTS).is_dir():
         with found_commit(path) as found:
             path = found.folder
@@ -62,7 +67,9 @@ def subject_of(path: Path, which: str, folder: Path | None) -> Subject:
     manifest = _manifest_of(path, run)
     own = folder or (run or path) / "transfer"
     name = f"{manifest.facts['run']} step {manifest.step}"
-    return _subject(manifest.digest, name, path, which, manifest.step, run, own)
+    subject = _subject(manifest.digest, name, path, which, manifest.step, own)
+    copy = subject.home / "weights" / f"{subject.identity}-{keeper}{SUFFIX}"
+    return replace(subject, run=run, copy=copy)
 
 
 def _manifest_of(path: Path, run: Path | None) -> Manifest:
@@ -79,15 +86,11 @@ def _manifest_of(path: Path, run: Path | None) -> Manifest:
         ) from None
 
 
-def _subject(
-    digest: str, name: str, path: Path, which: str, step: int, run: Path | None, folder: Path
-) -> Subject:
+def _subject(digest: str, name: str, path: Path, which: str, step: int, folder: Path) -> Subject:
     identity = hashlib.blake2b(f"{digest} {which}".encode(), digest_size=8).hexdigest()
     name = name if which == "raw" else f"{name} ({which})"
-    is_file = path.suffix == SUFFIX
-    copy = path if is_file else folder / "weights" / f"{identity}{SUFFIX}"
-    own = folder.absolute()
-    return Subject(identity, digest, name, path.absolute(), which, step, run, own, copy.absolute())
+    home, path = folder.absolute(), path.absolute()
+    return Subject(identity, digest, name, path, which, step, None, home, path)
 
 
 def retain(subject: Subject) -> None:
@@ -100,6 +103,15 @@ def retain(subject: Subject) -> None:
         return
     subject.copy.parent.mkdir(parents=True, exist_ok=True)
     export_weights(subject.path, subject.copy, subject.which, "fp32")
+
+
+@contextmanager
+def alone_with(subject: Subject, folder: Path) -> Generator[None]:
+    """Wait until no other suite works on these weights in this folder: they would delete each other's features."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f".lock-{subject.identity}").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def let_go(subject: Subject) -> None:

@@ -36,7 +36,7 @@ from vitscale.evaluate.jobs import (
     run_piece,
 )
 from vitscale.evaluate.results import Results
-from vitscale.evaluate.subject import Machine, Subject, let_go, retain
+from vitscale.evaluate.subject import Machine, Subject, alone_with, let_go, retain
 
 SetKey = tuple[str, int | None, View]
 
@@ -72,16 +72,18 @@ def score_suite(subject: Subject, suite: LoadedSuite, setting: Setting) -> Score
     opened = [(row, _open(row)) for row in suite.rows]
     jobs = [job_of(row, corpora, subject, setting.machine.precision) for row, corpora in opened]
     results = Results(setting.folder)
-    missing = [n for n, job in enumerate(jobs) if results.read(job.key) is None]
-    setting.say(f"{subject.name}: {len(jobs) - len(missing)} of {len(jobs)} tasks are done")
-    if not missing:
-        return Scored(suite.name, subject, jobs, {})
-    retain(subject)
-    work = _Work(subject, setting, jobs, opened)
-    failed = work.run(missing)
-    if not failed:
-        work.clean_up()
-    return Scored(suite.name, subject, jobs, failed)
+    with alone_with(subject, setting.folder):
+        missing = [n for n, job in enumerate(jobs) if results.read(job.key) is None]
+        setting.say(f"{subject.name}: {len(jobs) - len(missing)} of {len(jobs)} tasks are done")
+        if not missing:
+            let_go(subject)
+            return Scored(suite.name, subject, jobs, {})
+        retain(subject)
+        work = _Work(subject, setting, jobs, opened)
+        failed = work.run(missing)
+        if not failed:
+            work.clean_up()
+        return Scored(suite.name, subject, jobs, failed)
 
 
 def _open(row: Row) -> dict[str, Corpus]:
