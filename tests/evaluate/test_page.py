@@ -86,6 +86,13 @@ def test_every_section_has_its_content(made):
     assert not [words for words in page.words.values() if "not measured" in words]
 
 
+def test_a_run_folder_alone_asks_for_its_page(made, capsys):
+    assert main(["report", str(made[0])]) == 0
+    assert "report.html" in capsys.readouterr().out
+    assert main(["report", "drow", str(made[0])]) == 2
+    assert "draw" in capsys.readouterr().err
+
+
 def test_nothing_is_fetched_and_no_script_is_run(made):
     page = Page(made[1])
     links = [address for address in page.addresses if not address.startswith("data:")]

@@ -57,6 +57,22 @@ def test_scores_are_in_the_journal_and_in_mlflow_once(made):
     assert len(sent) == 4
 
 
+def test_weights_without_a_classifier_have_no_head_to_score(made, tmp_path, capsys):
+    run, suite = made
+    bare, named = tmp_path / "bare.npz", tmp_path / "bare.safetensors"
+    words = ["--to", str(bare), "--format", "npz", "--drop-head"]
+    assert main(["weights", "export", str(run), *words]) == 0
+    assert main(["weights", "import", str(bare), "--to", str(named), "--pixels", "half"]) == 0
+    head = tmp_path / "h.toml"
+    data = suite.parent / "down"
+    head.write_text(f'[data.one]\ntest = "{data}/one-test"\n[[task]]\nmethod = "head"\n')
+    how = ["--device", "cpu", "--workers", "1"]
+    assert main(["evaluate", str(named), "--suite", str(head), *how]) == 3
+    assert "no classifier of their own" in capsys.readouterr().out
+    table = evaluate(run, head)  # the run itself has one, of these very classes
+    assert table["rows"][0]["images"] == 61
+
+
 def test_an_export_and_weights_of_others_score_as_the_checkpoint_does(made, tmp_path):
     run, suite = made
     expected = evaluate(run, suite)["rows"]

@@ -1,6 +1,7 @@
 """The front door: find the command, import it, run it, turn errors into messages and exit codes.
 
-A command is a module `vitscale.cli.NAME` with `add_arguments(parser)` and `run(arguments) -> int`.
+A command is a module `vitscale.cli.NAME` with `add_arguments(parser)` and `run(arguments) -> int`; with
+`complete(words) -> words` where a shorter form stands for a longer one.
 """
 
 from __future__ import annotations
@@ -112,7 +113,9 @@ def _run(words: list[str]) -> int:
     try:
         if words[0].startswith("-"):
             parse(front_parser(), words)
-        arguments = parse(command_parser(words[0]), words[1:])
+        parser = command_parser(words[0])
+        complete = getattr(_module(words[0]), "complete", list)
+        arguments = parse(parser, complete(words[1:]))
     except SystemExit as stop:  # --help and --version have printed
         return int(stop.code or 0)
     code = _module(words[0]).run(arguments)

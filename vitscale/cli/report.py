@@ -45,6 +45,12 @@ def _add_look(actions: Any) -> None:
     add_json(action)
 
 
+def complete(words: list[str]) -> list[str]:
+    """A run folder alone asks for its page: `vitscale report runs/NAME`."""
+    alone = bool(words) and words[0] not in _ACTIONS and Path(words[0]).is_dir()
+    return ["page", *words] if alone else words
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Do the action and print its outcome."""
     text, record = _ACTIONS[arguments.action](arguments)
