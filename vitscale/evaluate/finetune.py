@@ -109,6 +109,7 @@ class Tuning:
 
     def _run(self, name: str, train: Sequence[Source], lr: float, seed: int) -> Path:
         recipe = self._recipe(name, train, lr, seed)
+        self.machine.use()  # before the trainer looks for its GPU
         reply = self.train({"recipe": recipe.to_json(), "resume": "auto"})
         if reply["exit_code"] != 0:
             raise TuningFailed(reply, recipe.config.folder)

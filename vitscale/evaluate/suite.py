@@ -115,20 +115,18 @@ class _Work:
 
     def run(self, missing: Sequence[int]) -> dict[str, VitscaleError]:
         """First features and trials, then the tasks on them; errors by the key of their job."""
-        first = [piece for n in missing for piece in self._needs(n)]
-        names = {name: piece for piece in first for name in [_name_of(piece)]}
-        broken = dict(
-            zip(names, self._all_of(list(names.values()), "features and trials"), strict=True)
-        )
+        first = {_name_of(piece): piece for n in missing for piece in self._needs(n)}
+        errors = self._all_of(list(first.values()), "features and trials")
+        broken = dict(zip(first, errors, strict=True))
         failed: dict[str, VitscaleError] = {}
         ready: dict[str, Piece] = {}
         for n in missing:
-            needed = [broken[_name_of(piece)] for piece in self._needs(n, also_done=True)
-                      if broken.get(_name_of(piece))]  # fmt: skip
-            if needed and needed[0] is not None:
-                failed[self._jobs[n].key] = needed[0]
+            key, needed = self._jobs[n].key, self._needs(n, also_done=True)
+            own = [error for piece in needed if (error := broken.get(_name_of(piece)))]
+            if own:
+                failed[key] = own[0]
             else:
-                ready.setdefault(self._jobs[n].key, self._task(n))
+                ready[key] = self._task(n)
         errors = self._all_of(list(ready.values()), "tasks")
         failed |= {key: e for key, e in zip(ready, errors, strict=True) if e is not None}
         return failed

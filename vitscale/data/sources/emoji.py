@@ -10,7 +10,15 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 from vitscale.data.samples import Splits
-from vitscale.data.sources.icons import SIDE_PX, IconPlan, names_by_set, package, splits_of
+from vitscale.data.sources.icons import (
+    PACKAGE,
+    SIDE_PX,
+    VERSION,
+    IconPlan,
+    names_by_set,
+    package,
+    splits_of,
+)
 from vitscale.errors import DataError
 
 VENDORS = (
@@ -58,7 +66,7 @@ def make_plan(tarball: Path) -> IconPlan:
             if lost
             else "no name is drawn by enough vendors",
             where=str(tarball),
-            do="Use the release of the package that docs/data.md names.",
+            do=f"{PACKAGE} {VERSION} has them: remove this file, and it is fetched.",
         )
     labels = {name: number for number, name in enumerate(classes)}
     return IconPlan(labels, {v: collections[v] for v in VENDORS}, frozenset({LEFT_OUT}))
