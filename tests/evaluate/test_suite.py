@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from tests.evaluate.made_runs import make_downstream, make_run, train
+from tests.ranks import ROOT
 from vitscale.config.source import Source
 from vitscale.config.suite import load_suite
 from vitscale.data.corpus import open_corpus
@@ -30,6 +31,7 @@ from vitscale.evaluate.tables import contrast, publish
 from vitscale.place import Place
 from vitscale.train import worker
 
+ONE = ROOT / "configs" / "transfer" / "demo.toml"
 CPU = Machine(batch=32, device="cpu", threads=1)
 
 
@@ -287,6 +289,22 @@ def _killed(words: list[str], folder: Path, after_s: float) -> dict | None:
         process.communicate()
         time.sleep(0.1)
         return None
+
+
+def test_one_rank_of_many_is_refused(monkeypatch, capsys):
+    from vitscale.cli.main import main
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["evaluate", "run", "--suite", str(ONE)]) == ConfigError.exit_code
+    assert "runs in one process" in capsys.readouterr().err
+
+
+def test_a_run_that_has_committed_nothing_is_said_to_be_so(tmp_path, capsys):
+    from vitscale.cli.main import main
+
+    (tmp_path / "config.json").write_text("{}")
+    assert main(["evaluate", str(tmp_path), "--suite", str(ONE)]) == CheckpointError.exit_code
+    assert "never committed" in capsys.readouterr().err
 
 
 def test_options_that_do_nothing_are_refused():

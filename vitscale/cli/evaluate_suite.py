@@ -79,12 +79,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Score, print the table or JSON; the exit code of the first task that failed, else 0."""
     _check(arguments)
     suite = load_suite(arguments.suite)
+    from vitscale.evaluate.from_checkpoint import insist_on_one_process
     from vitscale.evaluate.report import write_summary
     from vitscale.evaluate.results import Results
     from vitscale.evaluate.suite import score_suite
     from vitscale.evaluate.tables import contrast, contrast_text, text_of
     from vitscale.evaluate.tell_run import publish_in_run
 
+    insist_on_one_process()
     wanted = [path for path in (arguments.checkpoint, arguments.against) if path is not None]
     scored: list[tuple[Scored, Results]] = []
     records: list[dict[str, Any]] = []
@@ -184,7 +186,8 @@ def _is_foreign(path: Path) -> bool:
 
     known = (".npz", ".safetensors", ".pth", ".bin")
     if path.is_dir():
-        return (path / "config.json").is_file() and not is_ours(path)
+        files = [file for ending in known for file in path.glob(f"*{ending}")]
+        return (path / "config.json").is_file() and bool(files) and not is_ours(path)
     return path.suffix in known and path.is_file() and not is_ours(path)
 
 

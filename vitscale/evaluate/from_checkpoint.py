@@ -52,13 +52,7 @@ def evaluate(job: Job) -> dict[str, Any]:
         ConfigError: no shards to score on are known, or this is one rank of many.
         DataError: the shards do not fit the model.
     """
-    if place_of().world > 1:
-        raise ConfigError(
-            "an evaluation runs in one process",
-            where="evaluate",
-            given=place_of(),
-            do="Start it alone.",
-        )
+    insist_on_one_process()
     weights = load_weights(job.checkpoint, job.which)
     device = device_of(job.device)
     model = sized(weights, None).to(device, DTYPES[job.precision])
@@ -77,6 +71,17 @@ def evaluate(job: Job) -> dict[str, Any]:
         "data": data[0].shards,
         "scores": scores,
     }
+
+
+def insist_on_one_process() -> None:
+    """Raise ConfigError where this is one rank of many: each would score the same."""
+    if place_of().world > 1:
+        raise ConfigError(
+            "an evaluation runs in one process",
+            where="evaluate",
+            given=place_of(),
+            do="Start it alone.",
+        )
 
 
 def _held_out(
