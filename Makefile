@@ -30,9 +30,9 @@ test: $(STAMP)        ## run the tests, without the slow ones
 test-long: $(STAMP)   ## run all tests
 	$(BIN)/python -m pytest
 
-peers: $(PEERS)/.installed  ## install timm, onnxruntime and the other peers, in an environment of their own
+peers: $(PEERS)/.installed  ## install timm, open_clip, onnxruntime and the other peers, in an environment of their own
 
-test-peers: $(STAMP) $(PEERS)/.installed  ## compare with timm and onnxruntime; writes bench/results/peers.json
+test-peers: $(STAMP) $(PEERS)/.installed  ## compare with timm, open_clip and onnxruntime; writes bench/results/peers.json
 	PYTHONPATH=. $(PEERS)/bin/python -m pytest tests/peers
 
 faults: $(STAMP)      ## run every test of faults: kills, hangs, lost nodes, full disks, damage

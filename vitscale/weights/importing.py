@@ -137,12 +137,18 @@ def _recognised(source: Source) -> str:
         return "npz"
     if timm.looks_like(source.tensors):
         return "timm"
+    if any(name.endswith("ln_pre.weight") for name in source.tensors):
+        raise CheckpointError(
+            "these are weights of CLIP's own ViT, which has a norm in front of its blocks; ours has none",
+            where=str(source.path),
+            do="Take a tower of timm's kind (SigLIP in open_clip), or a ViT that timm can load.",
+        )
     some = ", ".join(sorted(source.tensors)[:5])
     raise CheckpointError(
         "these are no weights of a format known here",
         where=str(source.path),
         given=f"tensors such as {some}" if some else "no tensors",
-        do="Known are big_vision .npz, timm, DeiT, DINOv2/v3, and folders of transformers.",
+        do="Known are big_vision .npz, timm, DeiT, DINOv2/v3, open_clip's SigLIP, and folders of transformers.",
     )
 
 

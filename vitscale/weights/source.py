@@ -21,6 +21,8 @@ from vitscale.errors import CheckpointError
 
 _NESTS = ("state_dict", "model", "teacher", "params", "model_state_dict")
 _WRAPPERS = ("module.", "backbone.", "_orig_mod.")
+_TOWER = "visual.trunk."
+"""Where open_clip keeps a ViT of timm's, beside the text tower."""
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 _CHUNK = 1 << 24
 
@@ -152,7 +154,10 @@ def _pickle(file: Path) -> dict[str, Tensor]:
 
 
 def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names without what wrappers put before them."""
+    """Names without what wrappers put before them, and of a picture and a text tower the former."""
+    if any(name.startswith(_TOWER) for name in tensors):
+        tower = {name: tensor for name, tensor in tensors.items() if name.startswith(_TOWER)}
+        return {name.removeprefix(_TOWER): tensor for name, tensor in tower.items()}
     for prefix in _WRAPPERS:
         if any(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
