@@ -23,14 +23,17 @@ _ANSWER_S = 10.0
 
 
 class RayPieces:
-    """`work(piece)` as one Ray task of one core for each piece, in the order of completion.
+    """`work(piece)` as one Ray task for each piece, in the order of completion.
 
     Args:
         address: of a running cluster, or `local` for one that is started here and ended with the process.
+        cpus: cores, or the share of one, that Ray reserves for a task.
+        gpus: GPUs, or the share of one, likewise.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, cpus: float = 1, gpus: float = 0) -> None:
         self._address = address
+        self._needs: dict[str, Any] = {"num_cpus": cpus} | ({"num_gpus": gpus} if gpus else {})
 
     def __call__(
         self, work: Callable[[Piece], Result], pieces: Sequence[Piece]
@@ -43,7 +46,7 @@ class RayPieces:
         import ray
 
         self._connect()
-        task: Any = ray.remote(num_cpus=1, max_retries=_TRIES_AGAIN)(work)
+        task: Any = ray.remote(**self._needs, max_retries=_TRIES_AGAIN)(work)
         ahead = max(1, int(ray.cluster_resources().get("CPU", 1))) * _AHEAD
         number_of: dict[Any, int] = {}
         following = 0

@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.evaluate.stand_ins import colour_set, scan
 from vitscale.errors import DataError
-from vitscale.evaluate import fewshot
+from vitscale.evaluate import features, fewshot
 
 
 class ColourFeatures(nn.Module):
@@ -27,7 +27,7 @@ class ColourFeatures(nn.Module):
 
 @pytest.fixture(autouse=True)
 def no_data_room(monkeypatch):
-    monkeypatch.setattr(fewshot, "scan", scan)
+    monkeypatch.setattr(features, "scan", scan)
 
 
 def score(train, test, model=None, shots=(1, 5)):
@@ -95,7 +95,7 @@ def test_a_draw_is_the_protocols_permutation_and_fewer_shots_are_a_prefix():
 
 
 def test_features_come_in_the_order_of_samples_whatever_the_order_of_reading():
-    found = fewshot.extract(
+    found = features.extract(
         ColourFeatures(),
         colour_set([2, 0, 1, 3], 4),
         np.array([0, 2, 3]),

@@ -13,7 +13,7 @@ from vitscale.config.load import load_recipe
 from vitscale.config.model import ModelConfig
 from vitscale.data.augment import View
 from vitscale.errors import ConfigError, DataError
-from vitscale.evaluate import fewshot, from_checkpoint, held_out
+from vitscale.evaluate import features, from_checkpoint, held_out
 from vitscale.evaluate.from_checkpoint import Job, evaluate
 from vitscale.model.build import build_model
 
@@ -31,7 +31,7 @@ def step_folder(tmp_path, monkeypatch):
     )
     shards = colour_set([0, 1, 2, 3, 0, 1, 2, 3], 4)
     monkeypatch.setattr(from_checkpoint, "open_corpus", lambda sources, config: shards)
-    for room in (held_out, fewshot):
+    for room in (held_out, features):
         monkeypatch.setattr(room, "scan", scan)
     return folder
 
@@ -63,7 +63,7 @@ def test_views_are_those_of_the_saved_recipe(step_folder, monkeypatch):
         seen.append(view)
         return scan(shards, **more)
 
-    for room in (held_out, fewshot):
+    for room in (held_out, features):
         monkeypatch.setattr(room, "scan", seeing)
     save_recipe(step_folder.parents[1], evaluate__crop="none", evaluate__resize_px=256)
     evaluate(Job(step_folder, "held-out", data="d", device="cpu"))

@@ -14,9 +14,11 @@ _HEAD_MUST_SAY = ("command", "expected", "hardware")
 
 
 def recipes(configs: Path) -> list[Path]:
-    """Every recipe that can be run: all but bases and cluster profiles."""
+    """Every recipe that can be run: all but bases, cluster profiles and suites of transfer tasks."""
     files = configs.rglob("*.toml")
-    return sorted(file for file in files if file.parent.name not in ("_base", "cluster"))
+    return sorted(
+        file for file in files if file.parent.name not in ("_base", "cluster", "transfer")
+    )
 
 
 def bases(configs: Path) -> list[Path]:

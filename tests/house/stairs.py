@@ -57,7 +57,7 @@ ROOMS = {
     "vitscale.checkpoint": _room(4, *NUMBERS, "safetensors"),
     "vitscale.tracking": _room(4, *NUMBERS, "mlflow", "psutil"),
     "vitscale.weights": _room(5, *NUMBERS, "safetensors", "onnx", "onnxscript"),
-    "vitscale.evaluate": _room(5, *NUMBERS, "matplotlib"),
+    "vitscale.evaluate": _room(5, *NUMBERS, "matplotlib", "safetensors"),
     "vitscale.train": _room(6, "torch"),
     "vitscale_launch": _room(7, "ray"),
     "vitscale.demo": _room(7),

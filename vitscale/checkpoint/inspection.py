@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from vitscale.checkpoint.choose import Found
-from vitscale.checkpoint.layout import STATE
+from vitscale.checkpoint.layout import STATE, Manifest
+from vitscale.errors import CheckpointError
 from vitscale.units import human_bytes
 
 
@@ -46,3 +48,27 @@ def _numbers(found: Found) -> Counter[str]:
         for kind in tensors:
             numbers[kind] += sum(length for _, _, _, length in spans)
     return numbers
+
+
+def last_commit(folder: Path) -> tuple[int, dict[str, Any]]:
+    """Step and loader state of a run's newest commit, from the copy of its manifest that outlives it.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    copies = sorted((folder / "manifests").glob("step-*.json"))
+    if not copies:
+        raise CheckpointError(
+            "the run has committed nothing yet",
+            where=str(folder),
+            do="Name a run folder such as runs/NAME, after its first commit.",
+        )
+    try:
+        manifest = Manifest.from_json(copies[-1].read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"the manifest cannot be read: {error}",
+            where=str(copies[-1]),
+            do="Restore the file, or audit a copy of the run.",
+        ) from error
+    return manifest.step, manifest.facts["data"]

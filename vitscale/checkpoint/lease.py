@@ -77,6 +77,16 @@ def claim(run_folder: Path, submission: str, files: Callable[[int], Mapping[str,
             return Lease(run_folder, newest + 1)
 
 
+def is_running(run_folder: Path) -> bool:
+    """Whether the newest attempt may be at work: it has not ended, its process is not gone, and it beat of late."""
+    number = newest_attempt(run_folder)
+    if not number:
+        return False
+    newest = AttemptRecord(number, attempt_folder(run_folder, number))
+    beat = newest.folder / BEATS / "rank-00000"
+    return not (newest.end or is_gone(newest.start) or _age_s(beat) > LEASE_S)
+
+
 def _insist_on_vacancy(newest: AttemptRecord, submission: str) -> None:
     """Pass where the newest attempt is ours, over, or dead; a silent one is watched until that is certain."""
     start, beat = newest.start, newest.folder / BEATS / "rank-00000"

@@ -1,4 +1,4 @@
-"""Which commits stay: the newest, every so-manieth, and those that somebody is reading."""
+"""Which commits stay: the newest, every so-manieth, and those that somebody is reading or is still to copy."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from vitscale.checkpoint.following import is_awaited
 from vitscale.checkpoint.layout import read_manifest, step_folders
 
 log = logging.getLogger(__name__)
@@ -30,16 +31,17 @@ class Retention:
 def keep(checkpoints: Path, rule: Retention) -> list[Path]:
     """Delete the commits that the rule does not keep, each renamed first so none is ever half there.
 
-    Called after a newer commit was read back. What a reader holds stays until a later call, and folders that are no
-    commits are left alone: they may be evidence.
+    Called after a newer commit was read back. What a reader holds or a follower awaits stays until a later call, and
+    folders that are no commits are left alone: they may be evidence.
 
     Returns:
         What was deleted.
     """
-    commits = [(step, path) for step, path in step_folders(checkpoints) if _has_manifest(path)]
+    found = [(step, path, _digest_of(path)) for step, path in step_folders(checkpoints)]
+    commits = [(step, path, digest) for step, path, digest in found if digest is not None]
     gone = []
-    for step, folder in commits[rule.newest :]:
-        if rule.spares(step) or not _forget(folder):
+    for step, folder, digest in commits[rule.newest :]:
+        if rule.spares(step) or is_awaited(checkpoints, digest) or not _forget(folder):
             continue
         gone.append(folder)
     return gone
@@ -83,9 +85,9 @@ def _hold_of(folder: Path) -> Path:
     return folder.with_name(f".hold-{folder.name}")
 
 
-def _has_manifest(folder: Path) -> bool:
+def _digest_of(folder: Path) -> str | None:
+    """Of a commit; None where the folder is none."""
     try:
-        read_manifest(folder)
+        return read_manifest(folder).digest
     except ValueError:
-        return False
-    return True
+        return None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vitscale.cli.arguments import print_json
-from vitscale.errors import CheckpointError, DataError
+from vitscale.errors import DataError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,9 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what was proven; exit code 3 if the run saw anything else than its order."""
+    from vitscale.checkpoint.inspection import last_commit
     from vitscale.data.audit import audit
 
-    step, data = _last_commit(arguments.run_folder)
+    step, data = last_commit(arguments.run_folder)
     found = audit(arguments.run_folder, step, data)
     masked = _quarantined(arguments.run_folder)
     if arguments.json:
@@ -29,28 +30,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(text_of(found, masked))
     return DataError.exit_code if found.problems else 0
-
-
-def _last_commit(folder: Path) -> tuple[int, dict[str, Any]]:
-    """Step and loader state of the newest commit, from the copy of its manifest that outlives it."""
-    from vitscale.checkpoint.layout import Manifest
-
-    copies = sorted((folder / "manifests").glob("step-*.json"))
-    if not copies:
-        raise CheckpointError(
-            "the run has committed nothing yet",
-            where=str(folder),
-            do="Name a run folder such as runs/NAME, after its first commit.",
-        )
-    try:
-        manifest = Manifest.from_json(copies[-1].read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"the manifest cannot be read: {error}",
-            where=str(copies[-1]),
-            do="Restore the file, or audit a copy of the run.",
-        ) from error
-    return manifest.step, manifest.facts["data"]
 
 
 def _quarantined(folder: Path) -> int:

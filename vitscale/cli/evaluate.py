@@ -1,39 +1,58 @@
-"""`vitscale evaluate CHECKPOINT --on held-out|fewshot`: score a committed checkpoint."""
+"""`vitscale evaluate CHECKPOINT`: score a checkpoint on one protocol, or on a whole suite of transfer tasks."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from vitscale.cli import evaluate_suite
 from vitscale.cli.arguments import add_json, print_json
+from vitscale.errors import ConfigError
+
+_PROTOCOLS = ("held-out", "fewshot")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """CHECKPOINT, --on, where the images are, and what to do with the scores."""
+    """CHECKPOINT, the protocol or suite, where the images are, and what to do with the scores."""
     parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="a step folder, a run folder or an exported file"
+        "checkpoint",
+        metavar="CHECKPOINT",
+        nargs="?",
+        help="a step folder, a run folder or an exported file; with --suite also weights of others",
     )
-    parser.add_argument("--on", required=True, choices=("held-out", "fewshot"), help="the protocol")
-    parser.add_argument(
+    what = parser.add_argument_group("one protocol")
+    what.add_argument(
+        "--on",
+        metavar="held-out|fewshot|PROFILE",
+        help="the protocol; with --suite a cluster profile, whose Ray runs the tasks",
+    )
+    what.add_argument(
         "--data", metavar="DIR", help="shards to score on (default: the run's data.held_out)"
     )
-    parser.add_argument(
+    what.add_argument(
         "--train",
         metavar="DIR",
         help="fewshot: shards to draw from (default: the run's data.train)",
     )
-    parser.add_argument(
+    evaluate_suite.add_arguments(parser)
+    how = parser.add_argument_group("how")
+    how.add_argument(
         "--weights", choices=("raw", "ema"), default="raw", help="as trained, or their average"
     )
-    parser.add_argument("--batch", type=int, default=256, help="images per forward pass")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--out", metavar="FILE", help="write the scores there as JSON as well")
+    how.add_argument("--batch", type=int, default=256, help="images per forward pass")
+    how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    how.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    how.add_argument("--out", metavar="FILE", help="write the scores there as JSON as well")
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Score, print a table or JSON, and write the file asked for."""
+    if arguments.follow is not None:
+        return evaluate_suite.follow_runs(arguments)
+    if arguments.suite is not None:
+        return evaluate_suite.run(arguments)
+    _insist_on_one_protocol(arguments)
     from vitscale.evaluate.from_checkpoint import Job, evaluate
     from vitscale.evaluate.report import score_table, write_summary
 
@@ -56,3 +75,21 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(score_table(result))
     return 0
+
+
+def _insist_on_one_protocol(arguments: argparse.Namespace) -> None:
+    given = evaluate_suite.given(arguments)
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)} has no effect without --suite",
+            where="evaluate",
+            do="Name a suite, such as --suite demo.",
+        )
+    if arguments.checkpoint is None:
+        raise ConfigError("no CHECKPOINT was given", where="evaluate")
+    if arguments.on not in _PROTOCOLS:
+        raise ConfigError(
+            "needs --on held-out, --on fewshot, or --suite NAME",
+            where="evaluate",
+            given=f"--on {arguments.on}" if arguments.on else None,
+        )

@@ -1,6 +1,7 @@
 """The front door: find the command, import it, run it, turn errors into messages and exit codes.
 
-A command is a module `vitscale.cli.NAME` with `add_arguments(parser)` and `run(arguments) -> int`.
+A command is a module `vitscale.cli.NAME` with `add_arguments(parser)` and `run(arguments) -> int`; with
+`complete(words) -> words` where a shorter form stands for a longer one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from vitscale.errors import ConfigError, VitscaleError, nearest
 COMMANDS = {
     "train": "train a recipe in this process (every rank of torchrun runs the same command)",
     "finetune": "train on from the weights of a checkpoint, with a new head",
-    "evaluate": "score a checkpoint: held-out accuracy or few-shot transfer",
+    "branch": "cool down a child from a checkpoint of a trunk",
+    "evaluate": "score a checkpoint: one protocol, or a suite of transfer tasks",
     "submit": "run a recipe as a job on a Ray cluster, or on a local one",
     "config": "show, compare and explain recipes",
     "plan": "what a recipe comes to: parameters, FLOPs, steps, epochs",
@@ -111,7 +113,9 @@ def _run(words: list[str]) -> int:
     try:
         if words[0].startswith("-"):
             parse(front_parser(), words)
-        arguments = parse(command_parser(words[0]), words[1:])
+        parser = command_parser(words[0])
+        complete = getattr(_module(words[0]), "complete", list)
+        arguments = parse(parser, complete(words[1:]))
     except SystemExit as stop:  # --help and --version have printed
         return int(stop.code or 0)
     code = _module(words[0]).run(arguments)

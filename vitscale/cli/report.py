@@ -1,4 +1,4 @@
-"""`vitscale report`: draw a run's curves, show its state, send MLflow what it missed, look into a model."""
+"""`vitscale report`: a run's curves and its page, its state, what MLflow missed, a look into a model."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from vitscale.errors import ConfigError
 
 _HELP = {
     "draw": "write report/curves.png and report/summary.json",
+    "page": "write report/report.html: one page with everything, which needs no network",
     "show": "last metrics, attempts and checkpoints",
     "sync": "send MLflow what it has not received",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`draw RUN`, `show RUN`, `sync RUN`, `look CHECKPOINT`, each with --json."""
+    """`draw RUN`, `page RUN`, `show RUN`, `sync RUN`, `look CHECKPOINT`, each with --json."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, text in _HELP.items():
         action = actions.add_parser(name, help=text, description=text.capitalize() + ".")
         action.add_argument("run_folder", metavar="RUN", help="a run folder, such as runs/NAME")
+        if name == "page":
+            action.add_argument("--to", metavar="FILE", help="another file than report/report.html")
         if name == "sync":
             action.add_argument(
                 "--uri", help="another MLflow than the run's own, such as http://HOST:5000"
@@ -40,6 +43,12 @@ def _add_look(actions: Any) -> None:
     action.add_argument("--to", metavar="FOLDER", required=True, help="where the pictures go")
     action.add_argument("--weights", choices=("raw", "ema"), default="raw")
     add_json(action)
+
+
+def complete(words: list[str]) -> list[str]:
+    """A run folder alone asks for its page: `vitscale report runs/NAME`."""
+    alone = bool(words) and words[0] not in _ACTIONS and Path(words[0]).is_dir()
+    return ["page", *words] if alone else words
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -62,6 +71,16 @@ def _draw(arguments: argparse.Namespace) -> tuple[str, object]:
         f"{values}\nstep {summary['step']}; curves in {folder / 'report' / 'curves.png'}",
         summary,
     )
+
+
+def _page(arguments: argparse.Namespace) -> tuple[str, object]:
+    from vitscale.evaluate.page import write_page
+    from vitscale.evaluate.tell_run import send_report
+
+    folder = Path(arguments.run_folder)
+    page = write_page(folder, to=Path(arguments.to) if arguments.to else None)
+    send_report(folder, page)
+    return f"the page is {page}", {"page": str(page)}
 
 
 def _show(arguments: argparse.Namespace) -> tuple[str, object]:
@@ -92,4 +111,4 @@ def _look(arguments: argparse.Namespace) -> tuple[str, object]:
     return "\n".join(pictures), {"pictures": pictures}
 
 
-_ACTIONS = {"draw": _draw, "show": _show, "sync": _sync, "look": _look}
+_ACTIONS = {"draw": _draw, "page": _page, "show": _show, "sync": _sync, "look": _look}

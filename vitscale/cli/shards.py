@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vitscale.cli import audit, shards_look, shards_pack
+from vitscale.cli import audit, shards_look, shards_pack, shards_vtab
 from vitscale.cli.shard_pieces import add_pieces, pieces_of, progress_of
 
 
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for command in (verify, info):
         command.add_argument("--json", action="store_true", help="machine-readable output")
     shards_look.add_commands(commands)
+    shards_vtab.add_command(commands)
     audit.add_arguments(
         commands.add_parser("audit", help="prove that a run saw each sample exactly once an epoch")
     )
@@ -67,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         "verify": _verify,
         "info": _info,
         **shards_look.COMMANDS,
+        "import-vtab": shards_vtab.run,
         "audit": audit.run,
     }
     return commands[arguments.shards_command](arguments)

@@ -14,7 +14,17 @@ if TYPE_CHECKING:
     from vitscale.data.reencode import Reencoding
     from vitscale.data.write import Packed
 
-_SOURCES = ("folder", "list", "parquet", "webdataset", "idx", "digits", "fashion-mnist", "icons")
+_SOURCES = (
+    "folder",
+    "list",
+    "parquet",
+    "webdataset",
+    "idx",
+    "digits",
+    "fashion-mnist",
+    "icons",
+    "emoji",
+)
 
 
 def add_pack(pack: argparse.ArgumentParser) -> None:
@@ -28,7 +38,7 @@ def add_pack(pack: argparse.ArgumentParser) -> None:
         nargs="?",
         metavar="PATH",
         help="a folder of class folders, of tars, of IDX or of Parquet files; a .csv, .tsv or .jsonl list; "
-        "optional for digits, fashion-mnist and icons",
+        "optional for digits, fashion-mnist, icons and emoji",
     )
     pack.add_argument(
         "--to",

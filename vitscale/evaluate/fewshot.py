@@ -8,7 +8,6 @@ centre, where big_vision resizes to 256 x 256 and takes the central 224, which i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,25 +16,15 @@ from torch import Tensor
 
 from vitscale.data.augment import View
 from vitscale.data.corpus import Corpus
-from vitscale.data.loader import scan
 from vitscale.errors import DataError
-from vitscale.evaluate.inference import Prepare, answering
-from vitscale.evaluate.ridge import fit_ridge
+from vitscale.evaluate.features import Features, extract
+from vitscale.evaluate.inference import Prepare
+from vitscale.evaluate.ridge import PENALTY, fit_ridge
 from vitscale.model.vit import ViT
-from vitscale.place import Place
 
 SHOTS = (1, 5, 10, 25)
 SEEDS = (0, 1, 2)
 _CHUNK = 4096  # test features whitened at a time: 25 MB of float64 at width 768
-
-
-@dataclass(frozen=True)
-class Features:
-    """What the head reads, float32 [N, D], with labels and sample numbers int64 [N], in sample order."""
-
-    values: Tensor
-    labels: Tensor
-    ids: np.ndarray
 
 
 def score(
@@ -68,7 +57,7 @@ def score(
     Raises:
         DataError: the two sets have different classes, or no image can be read.
     """
-    _same_classes(train, test)
+    insist_on_same_classes(train, test)
     labels = np.asarray(train.labels())
     drawn = {seed: draw(labels, len(train.classes), max(shots), seed) for seed in SEEDS}
     wanted = np.unique(np.concatenate([ids for draws in drawn.values() for ids in draws]))
@@ -91,38 +80,6 @@ def draw(labels: np.ndarray, classes: int, count: int, seed: int) -> list[np.nda
     return [rng.permutation(np.flatnonzero(labels == label))[:count] for label in range(classes)]
 
 
-def extract(
-    model: ViT,
-    shards: Corpus,
-    ids: np.ndarray | None,
-    *,
-    image: tuple[int, int],
-    batch: int,
-    prepare: Prepare,
-    view: View = View(),  # noqa: B008
-) -> Features:
-    """`pre_logits` of the samples `ids` (None: all); undecodable images are left out."""
-    values, labels, numbers = [], [], []
-    with answering(model):
-        batches = scan(shards, image=image, batch=batch, place=Place(), ids=ids, view=view)
-        for micro_batch in batches:
-            images = prepare(micro_batch.images)
-            good = micro_batch.labels >= 0
-            values.append(model.features(images)["pre_logits"].float().cpu()[good])
-            labels.append(micro_batch.labels[good])
-            numbers.append(torch.as_tensor(micro_batch.ids)[good])
-    if not sum(map(len, labels)):
-        raise DataError(
-            "no image could be read",
-            where=shards.where,
-            do="Check it with `vitscale shards verify`.",
-        )
-    order = torch.cat(numbers).argsort()
-    return Features(
-        torch.cat(values)[order], torch.cat(labels)[order], torch.cat(numbers)[order].numpy()
-    )
-
-
 def _over_draws(
     source: Features, target: Features, drawn: dict[int, list[np.ndarray]], shots: int
 ) -> dict[str, Any]:
@@ -137,13 +94,21 @@ def _over_draws(
 
 def _accuracy(source: Features, target: Features, chosen: list[np.ndarray]) -> float:
     """Accuracy on `target` of the ridge fitted on the `chosen` sample numbers, one array a class."""
-    rows = torch.from_numpy(np.flatnonzero(np.isin(source.ids, np.concatenate(chosen))))
-    ridge = fit_ridge(source.values[rows], source.labels[rows], len(chosen))
-    guesses = torch.cat([ridge.classify(part) for part in target.values.split(_CHUNK)])
+    guesses = guesses_of(source, target, chosen)
     return (guesses == target.labels).double().mean().item()
 
 
-def _same_classes(train: Corpus, test: Corpus) -> None:
+def guesses_of(
+    source: Features, target: Features, chosen: list[np.ndarray], penalty: float = PENALTY
+) -> Tensor:
+    """What the ridge fitted on the `chosen` sample numbers, one array a class, says of `target`; int64 [N]."""
+    shots = source.of(np.concatenate(chosen))
+    ridge = fit_ridge(shots.values, shots.labels, len(chosen), penalty)
+    return torch.cat([ridge.classify(part) for part in target.values.split(_CHUNK)])
+
+
+def insist_on_same_classes(train: Corpus, test: Corpus) -> None:
+    """Raise DataError unless both have the same classes in the same order."""
     if train.classes != test.classes:
         raise DataError(
             "the two sets do not have the same classes in the same order",

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from vitscale.checkpoint.weights import Weights, load_weights
+from vitscale.checkpoint.weights import load_weights
 from vitscale.config.load import Recipe
 from vitscale.config.preprocessing import Preprocessing
 from vitscale.config.run import RunConfig
 from vitscale.config.source import Source
 from vitscale.data.augment import View
 from vitscale.data.corpus import Corpus, open_corpus
-from vitscale.data.device import normalise
 from vitscale.engine.precision import DTYPES
-from vitscale.errors import ConfigError, DataError, ResourceError
+from vitscale.errors import ConfigError, DataError
 from vitscale.evaluate import fewshot, held_out
 from vitscale.evaluate.inference import Prepare
-from vitscale.model.build import build_model
+from vitscale.evaluate.subject import device_of, preparation, sized
 from vitscale.model.vit import ViT
 from vitscale.place import Place, place_of
 
@@ -56,22 +52,16 @@ def evaluate(job: Job) -> dict[str, Any]:
         ConfigError: no shards to score on are known, or this is one rank of many.
         DataError: the shards do not fit the model.
     """
-    if place_of().world > 1:
-        raise ConfigError(
-            "an evaluation runs in one process",
-            where="evaluate",
-            given=place_of(),
-            do="Start it alone.",
-        )
+    insist_on_one_process()
     weights = load_weights(job.checkpoint, job.which)
-    device = _device(job.device)
-    model = _model(weights, device, DTYPES[job.precision])
+    device = device_of(job.device)
+    model = sized(weights, None).to(device, DTYPES[job.precision])
     config = _saved_config(weights.path)
     saved = config.data.held_out if config else None
     data = _sources(job.data, [saved] if saved else [], "--data DIR")
     corpus = open_corpus(data, config.data if config else None)
     scores = {"held-out": _held_out, "fewshot": _fewshot}[job.on](
-        job, model, corpus, config, _preparation(weights, device, DTYPES[job.precision])
+        job, model, corpus, config, preparation(weights, device, DTYPES[job.precision])
     )
     return {
         "checkpoint": str(weights.path),
@@ -81,6 +71,17 @@ def evaluate(job: Job) -> dict[str, Any]:
         "data": data[0].shards,
         "scores": scores,
     }
+
+
+def insist_on_one_process() -> None:
+    """Raise ConfigError where this is one rank of many: each would score the same."""
+    if place_of().world > 1:
+        raise ConfigError(
+            "an evaluation runs in one process",
+            where="evaluate",
+            given=place_of(),
+            do="Start it alone.",
+        )
 
 
 def _held_out(
@@ -127,22 +128,10 @@ def _view(config: RunConfig | None) -> View:
     return View(config.evaluate.crop, config.evaluate.resize_px) if config else View()
 
 
-def _preparation(weights: Weights, device: torch.device, dtype: torch.dtype) -> Prepare:
-    """With the mean and spread that belong to the weights."""
-    mean, std = weights.preprocessing.mean, weights.preprocessing.std
-    return partial(normalise, device=device, dtype=dtype, mean=mean, std=std)
-
-
 def model_of(path: str | Path, which: str = "raw") -> tuple[ViT, Preprocessing]:
     """The model at `path`, in evaluation, float32 on the CPU, and the pixels it takes; as `load_weights` finds it."""
     weights = load_weights(path, which)
-    return _model(weights, torch.device("cpu"), torch.float32).eval(), weights.preprocessing
-
-
-def _model(weights: Weights, device: torch.device, dtype: torch.dtype) -> ViT:
-    model = build_model(weights.shape)
-    model.load_state_dict(weights.tensors)
-    return model.to(device, dtype)
+    return sized(weights, None).eval(), weights.preprocessing
 
 
 def _saved_config(step_folder: Path) -> RunConfig | None:
@@ -173,11 +162,3 @@ def _check_classes(corpus: Corpus, model: ViT) -> None:
             where=corpus.where,
             do="Evaluate on the set the head was trained for, or use --on fewshot.",
         )
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ResourceError("there is no CUDA GPU", where="--device", do="Use --device cpu.")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)

@@ -35,8 +35,16 @@ def fit_ridge(features: Tensor, labels: Tensor, classes: int, penalty: float = P
     mean = features.mean(dim=0)
     spread = features.std(dim=0, correction=0) + STD_OFFSET
     x = _whiten(features, mean, spread)
-    y = 2.0 * torch.nn.functional.one_hot(labels, classes).double() - 1.0
-    return Ridge(mean, spread, solve_ridge(x, y, penalty))
+    if len(x) < x.shape[1]:
+        y = 2.0 * torch.nn.functional.one_hot(labels, classes).double() - 1.0
+        return Ridge(mean, spread, solve_ridge(x, y, penalty))
+    return Ridge(mean, spread, _solve(x.T @ x, _right_side(x, labels, classes), penalty))
+
+
+def _right_side(x: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """x'y [D, K] for targets of -1 and +1 that are never written out: twice the sums by class less the sum of all."""
+    sums = x.new_zeros(classes, x.shape[1]).index_add_(0, labels, x)
+    return (2.0 * sums - x.sum(dim=0)).T
 
 
 def solve_ridge(x: Tensor, y: Tensor, penalty: float) -> Tensor:

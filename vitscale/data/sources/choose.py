@@ -171,6 +171,13 @@ def _icons(choice: Choice) -> Splits:
     return icons_splits(cache=choice.cache, tarball=choice.path, seed=choice.seed)
 
 
+def _emoji(choice: Choice) -> Splits:
+    from vitscale.data.sources.emoji import emoji_splits
+
+    _refuse_share(choice, "one vendor")
+    return emoji_splits(cache=choice.cache, tarball=choice.path)
+
+
 def _refuse_share(choice: Choice, instead: str) -> None:
     if choice.held_out_share is not None:
         raise ConfigError(
@@ -190,6 +197,7 @@ _SOURCES: dict[str, Callable[[Choice], Splits]] = {
     "digits": _digits,
     "fashion-mnist": _fashion_mnist,
     "icons": _icons,
+    "emoji": _emoji,
 }
 
 _OF_SOURCES = {

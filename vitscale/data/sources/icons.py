@@ -70,9 +70,23 @@ def icons_splits(
     Raises:
         ResourceError: the package cannot be fetched, or resvg-py is not installed.
     """
-    _check_renderer()
-    path = tarball or npm_package(PACKAGE, VERSION, cache)
+    path = package(cache, tarball)
     plan = make_plan(path, min_sets, held_out_sets, seed)
+    return splits_of(path, plan, side_px, executor)
+
+
+def package(cache: Path, tarball: Path | None = None) -> Path:
+    """The package, fetched into `cache` unless it is at hand.
+
+    Raises:
+        ResourceError: it cannot be fetched, or resvg-py is not installed.
+    """
+    _check_renderer()
+    return tarball or npm_package(PACKAGE, VERSION, cache)
+
+
+def splits_of(path: Path, plan: IconPlan, side_px: int, executor: Executor | None = None) -> Splits:
+    """The icons of a plan, rendered while they are iterated, the held-out sets apart."""
     notes = {"LICENCES.txt": licence_text(plan.collections)}
     return {
         name: Split(plan.classes, _samples(path, plan, held_out, side_px, executor), notes)
@@ -89,12 +103,22 @@ def _check_renderer() -> None:
         ) from error
 
 
-def make_plan(tarball: Path, min_sets: int, held_out_sets: int, seed: int) -> IconPlan:
-    """Choose classes and held-out sets; classes without a training icon are dropped."""
+def names_by_set(tarball: Path) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """Facts of the sets whose licence allows this use, and the names of their icons, sorted, by set.
+
+    Raises:
+        DataError: the package is damaged.
+    """
     collections = _allowed_collections(tarball)
     names = {prefix: sorted(icons["icons"]) for prefix, icons in _sets(tarball, collections)}
     if lost := sorted(collections.keys() - names.keys()):
         raise _damaged(tarball, f"it lists sets that it does not hold: {', '.join(lost[:5])}")
+    return collections, names
+
+
+def make_plan(tarball: Path, min_sets: int, held_out_sets: int, seed: int) -> IconPlan:
+    """Choose classes and held-out sets; classes without a training icon are dropped."""
+    collections, names = names_by_set(tarball)
     drawn = Counter(name for in_set in names.values() for name in in_set)
     frequent = {name for name, count in drawn.items() if count >= min_sets}
     sizes = {prefix: len(frequent.intersection(in_set)) for prefix, in_set in names.items()}

@@ -1,0 +1,50 @@
+"""Runs the tasks of an evaluation on the cluster of a profile, each with its share of cores and GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from vitscale.config.cluster import ClusterProfile
+from vitscale.errors import ConfigError
+from vitscale_launch.cluster import connected
+from vitscale_launch.pieces import RayPieces
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+
+
+class RayTasks:
+    """Takes the place of local processes: Ray is connected while the pieces run.
+
+    Args:
+        profile: where; its `cpus_per_worker` and `gpus_per_worker` are what a task gets.
+        cpus: instead of the profile's, also a share of a core.
+        gpus: instead of the profile's, also a share of a GPU, so that several tasks use one.
+    """
+
+    def __init__(
+        self, profile: ClusterProfile, *, cpus: float | None = None, gpus: float | None = None
+    ) -> None:
+        self._profile = profile
+        self._cpus = profile.cpus_per_worker if cpus is None else cpus
+        self._gpus = profile.gpus_per_worker if gpus is None else gpus
+        for name, share in (("--task-cpus", self._cpus), ("--task-gpus", self._gpus)):
+            if share < 0 or (share > 1 and share != int(share)):
+                raise ConfigError(
+                    "must be a whole number, or a share below 1", where=name, given=share
+                )
+
+    def __call__(
+        self, work: Callable[[Piece], Result], pieces: Sequence[Piece]
+    ) -> Iterator[tuple[int, Result]]:
+        """(number of the piece, result) in the order of completion.
+
+        Raises:
+            ResourceError: the cluster cannot be reached or lacks room, or a task was lost time and again.
+        """
+        if not pieces:
+            return
+        with connected(self._profile):
+            run = RayPieces(self._profile.address, cpus=self._cpus, gpus=self._gpus)
+            yield from run(work, pieces)

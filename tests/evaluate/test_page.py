@@ -1,0 +1,161 @@
+"""The page about a run: every section with real content, nothing from a network, words where nothing is to show."""
+
+from __future__ import annotations
+
+import base64
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+
+from tests.evaluate.made_runs import make_downstream, make_run, train
+from tests.train.recipes import make_recipe
+from vitscale.cli.main import main
+from vitscale.data.decode import decode
+from vitscale.evaluate.chart import Marks, intervals, line_chart
+from vitscale.evaluate.model_pictures import filters, mistakes
+from vitscale.evaluate.page import write_page
+from vitscale.evaluate.page_model import subject_at
+from vitscale.model.build import build_model
+from vitscale.tracking.journal import Journal
+
+SECTIONS = [
+    *("summary", "curves", "samples", "few-shot", "transfer"),
+    *("filters", "positions", "attention", "mistakes"),
+]
+RIDGE = '[data.one]\ntrain = "{0}/one"\ntest = "{0}/one-test"\n[[task]]\nmethod = "ridge"\nshots = [1, 5]\n'
+
+
+class Page(HTMLParser):
+    """Ids of sections, text and pictures below each, and every address that is used."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sections: list[str] = []
+        self.words: dict[str, list[str]] = {}
+        self.charts: dict[str, int] = {}
+        self.images: dict[str, list[str]] = {}
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.tags.append(tag)
+        self.addresses += [values[name] for name in ("src", "href") if name in values]
+        if tag == "section":
+            self.sections.append(values["id"])
+        at = self.sections[-1] if self.sections else "head"
+        if tag == "img":
+            self.images.setdefault(at, []).append(values["src"])
+        if tag in ("polyline", "circle"):
+            self.charts[at] = self.charts.get(at, 0) + 1
+
+    def handle_data(self, data):
+        self.words.setdefault(self.sections[-1] if self.sections else "head", []).append(data)
+
+    def text_of(self, section: str) -> str:
+        return " ".join(self.words[section])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A finished run that was scored, with its page."""
+    home = tmp_path_factory.mktemp("page")
+    run = train(make_run(home, "train.duration=12 steps", "checkpoint.keep=3"))
+    make_downstream(home / "down")
+    suite = home / "r.toml"
+    suite.write_text(RIDGE.format(home / "down"))
+    how = ["--suite", str(suite), "--device", "cpu", "--workers", "1"]
+    assert main(["evaluate", str(run), *how]) == 0
+    assert main(["report", "page", str(run)]) == 0
+    return run, (run / "report" / "report.html").read_text()
+
+
+def test_every_section_has_its_content(made):
+    page = Page(made[1])
+    assert page.sections == SECTIONS
+    assert page.charts["curves"] >= 6 and page.charts["few-shot"] == 2
+    assert page.charts["transfer"] == 2 and "one" in page.text_of("transfer")
+    assert "every step saw exactly the samples of its order" in page.text_of("samples")
+    assert "12" in page.text_of("summary")
+    counts = {name: len(page.images[name]) for name in ("filters", "positions", "attention")}
+    assert counts == {"filters": 28, "positions": 1, "attention": 16}
+    assert not [words for words in page.words.values() if "not measured" in words]
+
+
+def test_a_run_folder_alone_asks_for_its_page(made, capsys):
+    assert main(["report", str(made[0])]) == 0
+    assert "report.html" in capsys.readouterr().out
+    assert main(["report", "drow", str(made[0])]) == 2
+    assert "draw" in capsys.readouterr().err
+
+
+def test_nothing_is_fetched_and_no_script_is_run(made):
+    page = Page(made[1])
+    links = [address for address in page.addresses if not address.startswith("data:")]
+    assert links == [f"#{name}" for name in SECTIONS]
+    assert "script" not in page.tags and "@import" not in made[1] and "url(" not in made[1]
+
+
+def test_pictures_are_whole_pngs_of_the_size_of_what_they_show(made):
+    page = Page(made[1])
+    sizes = {}
+    for name, images in page.images.items():
+        data = [base64.b64decode(image.removeprefix("data:image/png;base64,")) for image in images]
+        sizes[name] = {decode(one).size for one in data}
+    assert sizes["filters"] == {(4, 4)} and sizes["attention"] == {(12, 12)}
+    assert sizes["positions"] == {(11, 11)}  # 3 x 3 maps of 3 x 3, a gap between
+
+
+def test_the_mistakes_are_those_of_the_model(made):
+    subject, _ = subject_at(made[0], make_recipe(made[0].parent, made[0].parent / "data").config)
+    assert subject is not None and subject.held_out is not None
+    found = mistakes(subject.model, subject.images, subject.prepare, subject.view)
+    lines = (made[0] / "metrics.jsonl").read_text().splitlines()
+    scored = [json.loads(line)["values"] for line in lines if "held_out/top1" in line][-1]
+    assert len(found) == round(17 * (1 - scored["held_out/top1"]))
+    assert all(one.truth != one.guess for one in found)
+    assert [one.share for one in found] == sorted((one.share for one in found), reverse=True)
+
+
+def test_filters_span_what_the_patch_embedding_sees():
+    """An embedding that reads two patterns only has them as its first two components."""
+    from vitscale.config.model import ModelConfig
+
+    model = build_model(ModelConfig(variant="mu/4", image_px=12, depth=1).shape(3), seed=0)
+    patterns = torch.linalg.qr(torch.randn(48, 2, generator=torch.Generator().manual_seed(1)))[0]
+    weights = torch.randn(model.shape.width, 2) @ patterns.T
+    model.patch_embed.projection.weight.data = weights.view(-1, 3, 4, 4)
+    made = [(one.astype(float) - 127.5).transpose(2, 0, 1).ravel() for one in filters(model)[:2]]
+    for one in made:
+        unit = torch.tensor(one / np.linalg.norm(one), dtype=torch.float32)
+        assert (patterns.T @ unit).norm() == pytest.approx(1, abs=1e-3)
+
+
+def test_a_run_that_is_bare_says_what_is_missing(tmp_path):
+    journal = Journal(tmp_path, 1)
+    for step, rewinds in ((10, 0), (20, 0), (30, 1)):
+        journal.append({"train/loss": 3.0 - step / 20, "train/rewinds": rewinds}, step)
+    journal.close()
+    page = Page(write_page(tmp_path).read_text())
+    assert page.sections == SECTIONS
+    assert "not measured" in page.text_of("curves")
+    assert "committed nothing yet" in page.text_of("samples")
+    assert "vitscale evaluate" in page.text_of("transfer")
+    assert "no usable checkpoint" in page.text_of("filters")
+    assert "rewinds at step" in page.text_of("summary") and "30" in page.text_of("summary")
+    assert main(["report", "page", str(tmp_path / "nothing")]) == 3
+
+
+def test_lines_are_drawn_to_scale_with_marks_and_without_what_is_not_finite():
+    svg = line_chart({"a": [(0, 0.0), (50, float("nan")), (100, 10.0)]}, Marks((25,), (75,)))
+    [points] = [part for part in svg.split('points="')[1:]]
+    (x0, y0), (x1, y1) = [tuple(map(float, p.split(","))) for p in points.split('"')[0].split()]
+    assert x0 < x1 and y0 > y1
+    assert 'class="restart"' in svg and 'class="rewind"' in svg
+    many = line_chart({"a": [(n, float(n)) for n in range(10_000)], "<b>": [(0, 1.0)]})
+    assert many.count(",") < 600 and "&lt;b&gt;" in many
+    assert "100 %" in intervals([("x", 0.5, 0.4, 0.6)])

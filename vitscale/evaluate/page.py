@@ -1,0 +1,243 @@
+"""One HTML page about a run that needs no network: everything is inside, readable in the light and in the dark."""
+
+from __future__ import annotations
+
+import html
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vitscale.checkpoint.inspection import last_commit
+from vitscale.config.load import Recipe
+from vitscale.config.run import RunConfig
+from vitscale.data.audit import Audit, audit
+from vitscale.durable import write_text_atomically
+from vitscale.errors import DataError, VitscaleError
+from vitscale.evaluate.chart import Marks, Points, intervals, line_chart
+from vitscale.evaluate.page_model import MODEL_SECTIONS, Subject, subject_at
+from vitscale.evaluate.page_style import STYLE
+from vitscale.evaluate.report import restarts_of
+from vitscale.tracking.journal import FILE_NAME, read_metrics
+from vitscale.units import human_count
+
+CURVES = (
+    ("train/loss", "training loss"),
+    ("train/lr", "learning rate"),
+    ("train/grad_norm", "gradient norm"),
+    ("speed/images_per_s", "images per second"),
+    ("speed/tflops_per_s", "model TFLOP per second"),
+    ("speed/data_wait_percent", "waiting for data, %"),
+    ("held_out/top1", "held-out top-1"),
+    ("held_out/loss", "held-out loss"),
+)
+_FACTS = ("train/images", "train/epoch", "train/loss", "held_out/top1", "held_out/top5")
+
+Series = dict[str, Points]
+
+
+def write_page(run: Path, *, to: Path | None = None) -> Path:
+    """Write `report/report.html` of the run, or the file `to`; returns its path.
+
+    Sections that have nothing to show say so, and why.
+
+    Raises:
+        DataError: the run has logged nothing.
+    """
+    series: Series = {
+        name: [(point.step, point.value) for point in points]
+        for name, points in read_metrics(run).items()
+    }
+    if not series:
+        raise DataError(
+            "the run has logged nothing",
+            where=str(run / FILE_NAME),
+            do="Give a run folder, such as runs/NAME.",
+        )
+    saved = run / "config.json"
+    config = Recipe.from_json(saved.read_text()).config if saved.is_file() else None
+    marks = Marks(restarts_of(run), _rewinds(series))
+    subject, why = subject_at(run, config)
+    sections = [
+        ("summary", "Summary", _summary(run, config, series, marks, subject)),
+        ("curves", "Curves", _curves(series, marks)),
+        ("samples", "Samples seen", _told(lambda: _samples(run))),
+        ("few-shot", "Few-shot over steps", _few_shot(series, marks)),
+        ("transfer", "Transfer", _transfer(run)),
+        *((key, title, _of_model(draw, subject, why)) for key, title, draw in MODEL_SECTIONS),
+    ]
+    path = to or run / "report" / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(path, _document(run.name, sections))
+    return path
+
+
+def _document(name: str, sections: Sequence[tuple[str, str, str]]) -> str:
+    links = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in sections)
+    body = "".join(
+        f'<section id="{key}"><h2>{title}</h2>{content}</section>'
+        for key, title, content in sections
+    )
+    title = html.escape(name)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<link rel="icon" href="data:,">'
+        f"<title>{title}</title><style>{STYLE}</style></head>"
+        f"<body><header><h1>{title}</h1><nav>{links}</nav></header><main>{body}</main></body></html>\n"
+    )
+
+
+def _summary(
+    run: Path, config: RunConfig | None, series: Series, marks: Marks, subject: Subject | None
+) -> str:
+    step = max(points[-1][0] for name, points in series.items() if name.startswith("train/"))
+    rows = [("run folder", str(run)), ("step", f"{step:,}")]
+    if config is not None:
+        rows += [
+            ("model", f"{config.model.variant}, {config.model.image_px} px"),
+            ("trained on", ", ".join(source.shards for source in config.data.train)),
+            ("length", f"{config.train.duration}, batch {config.train.batch:,}"),
+        ]
+    if subject is not None:
+        count = sum(parameter.numel() for parameter in subject.model.parameters())
+        rows.append(("parameters", human_count(count)))
+    rows += [(name, f"{series[name][-1][1]:.6g}") for name in _FACTS if name in series]
+    rows.append(("restarts at step", ", ".join(f"{s:,}" for s in marks.restarts) or "none"))
+    rows.append(("rewinds at step", ", ".join(f"{s:,}" for s in marks.rewinds) or "none"))
+    cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in rows)
+    return f'<table class="facts">{cells}</table>'
+
+
+def _curves(series: Series, marks: Marks) -> str:
+    figures = "".join(
+        f"<figure><figcaption>{label}</figcaption>"
+        f"{line_chart({label: series.get(name, ())}, marks)}</figure>"
+        for name, label in CURVES
+    )
+    note = '<p class="note">Dashed: restarts. Dotted: rewinds to a commit.</p>'
+    return f'<div class="figures">{figures}</div>{note}'
+
+
+def _few_shot(series: Series, marks: Marks) -> str:
+    """Every data set that was scored by ridge, its counts of shots as lines."""
+    by_set: dict[str, Series] = {}
+    for name, points in series.items():
+        room, _, rest = name.partition("/")
+        dataset, _, setting = rest.partition("/ridge/")
+        if room == "transfer" and setting:
+            shown: Points = [(step, 100 * value) for step, value in points]
+            by_set.setdefault(dataset, {})[setting] = shown
+    if not by_set:
+        return _absent("Score the run with `vitscale evaluate --follow RUN --suite NAME`.")
+    figures = "".join(
+        f"<figure><figcaption>{html.escape(name)}, %</figcaption>{line_chart(lines, marks)}</figure>"
+        for name, lines in sorted(by_set.items())
+    )
+    return f'<div class="figures">{figures}</div>'
+
+
+def _transfer(run: Path) -> str:
+    """The newest table of each suite, with its intervals."""
+    newest: dict[str, dict[str, Any]] = {}
+    for path in sorted((run / "transfer" / "tables").glob("*.json")):
+        table = json.loads(path.read_text(encoding="utf-8"))
+        known = newest.get(table["suite"])
+        if known is None or table["step"] >= known["step"]:
+            newest[table["suite"]] = table
+    if not newest:
+        return _absent("Score the run with `vitscale evaluate RUN --suite NAME`.")
+    parts = []
+    for suite, table in newest.items():
+        rows = [
+            (
+                f"{row['dataset']} {row['method']} {row['setting']}",
+                *(row["value"], row["low"], row["high"]),
+            )
+            for row in table["rows"]
+        ]
+        title = f"suite {suite}, step {table['step']:,}: value and 95 % interval"
+        parts.append(
+            f'<figure class="wide"><figcaption>{html.escape(title)}</figcaption>{intervals(rows)}'
+            f"{_table(table['rows'])}</figure>"
+        )
+    return "".join(parts)
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    heads = ("data set", "method", "setting", "%", "95 % interval", "std", "images")
+    lines = [
+        (
+            f"{row['dataset']} {row['group']}".strip(),
+            row["method"],
+            row["setting"],
+            f"{100 * row['value']:.1f}",
+            f"{100 * row['low']:.1f} to {100 * row['high']:.1f}",
+            f"{100 * row['std']:.1f}",
+            f"{row['images']:,}",
+        )
+        for row in rows
+    ]
+    head = "".join(f"<th>{each}</th>" for each in heads)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>"
+        for line in lines
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _samples(run: Path) -> str:
+    """The replay of the order against the ledger."""
+    step, data = last_commit(run)
+    found = audit(run, step, data)
+    verdict = (
+        "every step saw exactly the samples of its order"
+        if not found.problems
+        else "; ".join(found.problems)
+    )
+    rows = _audit_rows(found)
+    cells = "".join(f"<tr><th>{k}</th><td>{html.escape(v)}</td></tr>" for k, v in rows)
+    kind = "good" if not found.problems else "bad"
+    return f'<p class="{kind}">{html.escape(verdict)}</p><table class="facts">{cells}</table>'
+
+
+def _audit_rows(found: Audit) -> list[tuple[str, str]]:
+    rows = [
+        ("committed steps replayed", f"{found.steps:,}"),
+        ("images", f"{found.images:,}"),
+        ("masked slots", f"{found.masked:,}"),
+        ("skipped steps", ", ".join(map(str, found.skipped)) or "none"),
+    ]
+    for proof in found.epochs:
+        state = "complete, each once" if proof.complete else "so far, none twice"
+        if proof.repeated:
+            state = f"{proof.repeated:,} repeated"
+        what = f"{proof.seen:,} of {proof.samples:,} samples, {state}"
+        rows.append((f"source {proof.source}, epoch {proof.epoch}", what))
+    return rows
+
+
+def _rewinds(series: Series) -> list[int]:
+    """Steps at which the count of rewinds had grown."""
+    points = series.get("train/rewinds", ())
+    pairs = itertools.pairwise(points)
+    return [after[0] for before, after in pairs if after[1] > before[1]]
+
+
+def _told(section: Callable[[], str]) -> str:
+    """A section, or why it cannot be drawn."""
+    try:
+        return section()
+    except VitscaleError as error:
+        return _absent(str(error))
+
+
+def _of_model(draw: Callable[[Subject], str], subject: Subject | None, why: str) -> str:
+    if subject is None:
+        return _absent(why)
+    return _told(lambda: draw(subject))
+
+
+def _absent(text: str) -> str:
+    return f'<p class="absent">{html.escape(text)}</p>'
