@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 
+from tests.house.tree import ROOT
 from vitscale.cli.main import main
 from vitscale.config.load import Recipe, load_recipe
 
@@ -44,6 +45,71 @@ def test_plan_counts_steps_as_by_hand(recipe, capsys):
     # 17 tokens of width 32, MLP 128: patches, positions, CLS, block, norm, head
     block = 4 * 32 * 32 + 2 * 32 * 128 + 9 * 32 + 128
     assert found["model"]["parameters"] == (192 * 32 + 32) + 17 * 32 + 32 + block + 64 + 32 * 4 + 4
+
+
+def test_plan_of_a_preset_needs_no_recipe(capsys):
+    """ViT-B/16: 85.8 M parameters and 17.56 G multiply-adds without a classifier (timm's and open_clip's tables)."""
+    found = json.loads(out_of(capsys, "plan", "--model", "B/16", "--image", "224", "--json"))
+    assert found["parameters"] == 85_798_656
+    assert found["forward_gflop"] == pytest.approx(35.13, rel=1e-3)
+    held = found["activation_bytes_per_image"]
+    assert [round(held[mode] / 1e6, 1) for mode in held] == [58.2, 36.3, 21.8, 3.6]
+    assert "58" not in out_of(capsys, "plan", "--model", "Ti/16")
+
+
+ABROAD = ("configs/pretrain/vit_l16_jft.toml", "--images", "300000000", "--classes", "18291")
+
+
+def test_a_forecast_adds_up(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = ("plan", *ABROAD, "--world", "64", "--gpu", "H100")
+    found = json.loads(out_of(capsys, *words, "--json"))
+    plan, forecast = found["plan"], found["forecast"]
+    assert forecast["images_per_s"] == pytest.approx(plan["batch"] / forecast["step_s"]["total"])
+    assert forecast["gpu_hours"] == pytest.approx(64 * forecast["hours"])
+    done = found["plan"]["train_flops"] / (forecast["hours"] * 3600 * 64 * 989e12)
+    assert forecast["mfu"] == pytest.approx(done, rel=1e-3)
+    assert "MFU" in out_of(capsys, *words)
+
+
+def test_a_forecast_follows_what_was_measured(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = ("plan", *ABROAD, "--world", "8", "--gpu", "A100-80G", "--measured", "2000", "--json")
+    found = json.loads(out_of(capsys, *words))
+    assert found["forecast"]["images_per_s"] == pytest.approx(2000)
+
+
+def test_what_does_not_fit_is_refused_with_what_does(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    big = ("train.micro_batch=1024", "engine.recompute=none", "engine.zero_stage=0")
+    words = ["plan", *ABROAD, "--gpu", "L4", "--json"]
+    assert main([*words[:2], *big, *words[2:], "--world", "4"]) == 2
+    error = json.loads(capsys.readouterr().err)
+    advice = error["do"].removeprefix("Fits: ").removesuffix(".")
+    assert main([*words[:2], *advice.split(), *words[2:], "--world", "4"]) == 0
+    capsys.readouterr()
+    huge = ["plan", "configs/pretrain/vit_22b14_jft4b.toml", *ABROAD[1:], "--gpu", "L4"]
+    assert main([*huge, "--world", "8"]) == 2
+    assert "32 ranks would do" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["plan"],
+        ["plan", "--model", "Q/16"],
+        ["plan", "--model", "B/16", "--image", "225"],
+        ["plan", *ABROAD, "--gpu", "abacus"],
+        ["plan", *ABROAD, "--per-node", "4"],
+        ["plan", *ABROAD, "--measured", "100"],
+        ["plan", *ABROAD, "--gpu", "H100", "--measured", "0"],
+        ["plan", *ABROAD, "--gpu", "H100", "--measured", "1000000"],
+    ],
+)
+def test_plans_that_cannot_be_made(words, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main(words) == 2
+    assert capsys.readouterr().err
 
 
 def test_plan_in_words(recipe, capsys):

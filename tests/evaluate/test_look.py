@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from tests.model.test_options import trained_like
-from tests.model.test_size import shape_with
+from tests.planner.test_size import shape_with
 from vitscale.cli.main import main
 from vitscale.evaluate.attention import position_similarity, rollout
 from vitscale.evaluate.pictures import look, view_of

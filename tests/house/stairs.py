@@ -35,6 +35,7 @@ ROOMS = {
     "vitscale.outcome": _room(0),
     "vitscale.attempts": _room(0),
     "vitscale.config": _room(1, "pydantic"),
+    "vitscale.planner": _room(2),
     "vitscale.ops": _room(2, "torch", "apex"),
     "vitscale.model": _room(3, *NUMBERS),
     "vitscale.data": _room(

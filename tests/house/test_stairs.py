@@ -53,7 +53,7 @@ def test_every_room_is_in_the_table_and_in_the_architecture_page():
         ),
         ("units", "import pydantic", "at home in vitscale.config"),
         ("ops__a", "import einops", "in no room's list"),
-        ("launch__a", "from vitscale.model.size import parameters", "launch may not import"),
+        ("launch__a", "from vitscale.planner.size import parameters", "launch may not import"),
         ("launch__a", "from vitscale.train import worker", "launch may not import"),
         ("train__a", "import vitscale_launch", "upward"),
     ],

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.model.test_size import OPTIONS, shape_with
+from tests.planner.test_size import OPTIONS, shape_with
 from vitscale.engine.recompute import set_recompute
 from vitscale.model.build import build_model
 from vitscale.model.position import rotation_of, sincos2d

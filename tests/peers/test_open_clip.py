@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from tests.weights.models import command, images_of, randomise, vit_of
 from vitscale.config.model import ModelConfig, Shape
 from vitscale.model.block import Block, Drop
-from vitscale.model.size import parameters
 from vitscale.ops.choice import PLAIN
+from vitscale.planner.size import parameters
 
 NAMES = {
     "norm1": "ln_1",

@@ -6,10 +6,13 @@ import argparse
 import json
 
 
-def add_recipe(parser: argparse.ArgumentParser) -> None:
+def add_recipe(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """RECIPE and any number of section.key=value overrides."""
     parser.add_argument(
-        "recipe", metavar="RECIPE", help="a TOML recipe, such as configs/debug/tiny.toml"
+        "recipe",
+        metavar="RECIPE",
+        nargs="?" if optional else None,
+        help="a TOML recipe, such as configs/debug/tiny.toml",
     )
     parser.add_argument(
         "overrides",

@@ -1,25 +1,50 @@
-"""`vitscale plan RECIPE`: what a recipe comes to on a number of ranks, before any GPU is asked for."""
+"""`vitscale plan`: what a model or a recipe comes to on a number of ranks, before any GPU is asked for."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import asdict
 
 from vitscale.cli.arguments import add_json, add_recipe, print_json
+from vitscale.cli.plan_text import (
+    insist_on_room,
+    job_lines,
+    job_record,
+    model_record,
+    model_text,
+)
 from vitscale.config.data import DataConfig
 from vitscale.config.dataset import DatasetFacts
 from vitscale.config.load import load_recipe
 from vitscale.config.model import Shape
 from vitscale.config.plan import Plan, make_plan
+from vitscale.config.run import RunConfig
 from vitscale.errors import ConfigError
-from vitscale.model.size import forward_flops, parameters, train_flops
+from vitscale.planner.forecast import Job, calibrated
+from vitscale.planner.hardware import Cluster, accelerator
+from vitscale.planner.size import forward_flops, parameters, train_flops
 from vitscale.units import human_bytes, human_count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, --world, overrides."""
-    add_recipe(parser)
+    """RECIPE, --world, --gpu, overrides; or --model and --image alone."""
+    add_recipe(parser, optional=True)
     parser.add_argument("--world", type=int, default=1, metavar="N", help="ranks (GPUs) of the job")
+    parser.add_argument(
+        "--gpu",
+        metavar="NAME",
+        help="forecast memory and time on GPUs of this kind, such as H100; refuse what does not fit",
+    )
+    parser.add_argument(
+        "--per-node", type=int, metavar="N", help="GPUs of a machine, where it is not the usual one"
+    )
+    parser.add_argument(
+        "--measured",
+        type=float,
+        metavar="IMAGES_PER_S",
+        help="what one machine of these GPUs was seen to reach with this recipe; scales the forecast",
+    )
     parser.add_argument(
         "--images",
         type=int,
@@ -27,22 +52,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take this many images instead of reading data.train",
     )
     parser.add_argument("--classes", type=int, metavar="K", help="and this many classes")
+    parser.add_argument(
+        "--model", metavar="VARIANT", help="a preset such as B/16, without a recipe"
+    )
+    parser.add_argument("--image", type=int, default=224, metavar="PX", help="its image size")
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the model, the data and the plan; fails like the run itself would."""
+    if (arguments.model is None) == (arguments.recipe is None):
+        raise ConfigError("takes either a recipe or --model", where="plan")
+    if arguments.model is not None:
+        return _run_model(arguments)
     config = load_recipe(arguments.recipe, arguments.overrides).config
     facts = _facts(arguments, config.data)
     shape = config.model.shape(config.model.classes or len(facts.classes))
     if arguments.world < 1:
         raise ConfigError("a job has at least one rank", where="--world", given=arguments.world)
     plan = make_plan(config, world=arguments.world, epoch_images=facts.samples)
+    job = _job(arguments, config, shape, plan)
     if arguments.json:
-        print_json(record_of(shape, facts, plan))
+        forecast = {"forecast": job_record(job, facts)} if job else {}
+        print_json(record_of(shape, facts, plan) | forecast)
     else:
         print(text_of(config.model.variant, shape, facts, plan))
+        if job is not None:
+            print(aligned(job_lines(job, facts)))
     return 0
+
+
+def _run_model(arguments: argparse.Namespace) -> int:
+    record = model_record(arguments.model, arguments.image)
+    if arguments.json:
+        print_json(record)
+    else:
+        print(model_text(record))
+    return 0
+
+
+def _job(arguments: argparse.Namespace, config: RunConfig, shape: Shape, plan: Plan) -> Job | None:
+    """The job on the GPUs that were named, if they can hold it; None where none were.
+
+    Raises:
+        ConfigError: they cannot, or an option has no effect without them.
+    """
+    if arguments.gpu is None:
+        for name in ("per_node", "measured"):
+            if getattr(arguments, name) is not None:
+                raise ConfigError(
+                    "has no effect without --gpu", where=f"--{name.replace('_', '-')}"
+                )
+        return None
+    gpu = accelerator(arguments.gpu)
+    cluster = Cluster(gpu, plan.world, arguments.per_node or gpu.per_node)
+    job = Job(shape, config.engine, config.optim, plan, cluster)
+    if arguments.measured is not None:
+        job = calibrated(job, arguments.measured)
+    insist_on_room(job)
+    return job
 
 
 def _facts(arguments: argparse.Namespace, config: DataConfig) -> DatasetFacts:
@@ -111,4 +179,9 @@ def text_of(variant: str, shape: Shape, facts: DatasetFacts, plan: Plan) -> str:
         ("evaluate", f"every {often:,} steps and at the end" if often else "at the end"),
         ("work", f"{train_flops(shape) * plan.total_images:.3g} FLOPs, forward and backward"),
     )
+    return aligned(lines)
+
+
+def aligned(lines: Iterable[tuple[str, str]]) -> str:
+    """A line for each, the names in a column."""
     return "\n".join(f"{name:<11} {text}" for name, text in lines)

@@ -35,11 +35,13 @@ from vitscale.engine.state import (
     whole_partitions,
     write_share,
 )
+from vitscale.engine.zero_settings import deepspeed_settings
 from vitscale.errors import ResourceError
 from vitscale.model.vit import ViT
 from vitscale.objective import Objective
 from vitscale.optim.groups import freeze, make_optimizer, parameter_groups, set_rate
 from vitscale.optim.spans import Partition, Span, Weight
+from vitscale.planner.buckets import buckets_of
 
 TAG = "deepspeed"
 # Under which keys DeepSpeed's optimizer files hold the float32 weights and torch's state of stages 1 and 2, and of 3.
@@ -79,7 +81,9 @@ class ZeroEngine:
         self.engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,
-            config=_deepspeed_config(self.stage, config, optim, plan, clips_itself=self.plain),
+            config=deepspeed_settings(
+                config, optim, plan, buckets_of(model.shape), clips_itself=self.plain
+            ),
             dist_init_required=False,
         )
         if self.stage == 0 and not self.plain:
@@ -230,21 +234,6 @@ class ZeroEngine:
     def close(self) -> None:
         """Release DeepSpeed's hooks and buffers."""
         self.engine.destroy()
-
-
-def _deepspeed_config(
-    stage: int, config: EngineConfig, optim: OptimConfig, plan: Plan, *, clips_itself: bool
-) -> dict[str, Any]:
-    return {
-        "train_micro_batch_size_per_gpu": plan.micro_batch,
-        "gradient_accumulation_steps": plan.accumulation,
-        # DeepSpeed's word for "never" is 0.
-        "gradient_clipping": 0.0 if clips_itself or optim.clip_norm == "off" else optim.clip_norm,
-        "zero_optimization": {"stage": stage},
-        "bf16": {"enabled": config.precision == "bf16"},
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": 2**31,
-    }
 
 
 def _forget_warm_up_step(optimizer: torch.optim.Optimizer) -> None:

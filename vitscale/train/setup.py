@@ -31,7 +31,6 @@ from vitscale.engine.precision import DTYPES
 from vitscale.engine.recompute import set_recompute
 from vitscale.errors import ConfigError
 from vitscale.evaluate import held_out
-from vitscale.model import size
 from vitscale.model.build import Fitting, build_model, load_pretrained
 from vitscale.model.vit import ViT
 from vitscale.objective import Objective, make_objective
@@ -39,6 +38,7 @@ from vitscale.ops.apex import find_apex, refuse_wrong_apex
 from vitscale.ops.choice import Ops, choose_ops
 from vitscale.optim.schedule import make_schedule
 from vitscale.place import Place
+from vitscale.planner import size
 from vitscale.tracking.build import Status, make_tracker
 from vitscale.train.events import Events
 from vitscale.train.guard import Guard

@@ -12,17 +12,24 @@ def parameters(shape: Shape) -> int:
     """Weights and biases of the whole model, head included. Tested against the real module."""
     d = shape.width
     embedding = 3 * shape.patch**2 * d + d + shape.prefix * d + _positions(shape)
-    block = _attention(shape) + _mlp(shape) + (1 if shape.parallel else 2) * _norm(shape, d)
-    if shape.layer_scale is not None:
-        block += 2 * d
-    if shape.positions == "relative":
-        block += ((2 * shape.grid[0] - 1) * (2 * shape.grid[1] - 1) + 3) * shape.heads
     pool = 0
     if shape.pooling == "map":
         pool = d + _dense_attention(shape) + _norm(shape, d) + _mlp(shape)
     representation = d * d + d if shape.representation else 0
     head = d * shape.classes + shape.classes
-    return embedding + shape.depth * block + _norm(shape, d) + pool + representation + head
+    blocks = shape.depth * block_parameters(shape)
+    return embedding + blocks + _norm(shape, d) + pool + representation + head
+
+
+def block_parameters(shape: Shape) -> int:
+    """Weights and biases of one encoder block."""
+    d = shape.width
+    block = _attention(shape) + _mlp(shape) + (1 if shape.parallel else 2) * _norm(shape, d)
+    if shape.layer_scale is not None:
+        block += 2 * d
+    if shape.positions == "relative":
+        block += ((2 * shape.grid[0] - 1) * (2 * shape.grid[1] - 1) + 3) * shape.heads
+    return block
 
 
 def _positions(shape: Shape) -> int:
@@ -69,12 +76,25 @@ def train_flops(shape: Shape) -> int:
     return 3 * _flops(shape, shape.prefix + shape.kept_patches)
 
 
+def dense_flops(shape: Shape) -> tuple[int, int]:
+    """Operations of all blocks in an image's forward pass in training: of the first layers of the MLPs, and of all."""
+    t, d, f = shape.prefix + shape.kept_patches, shape.width, shape.mlp
+    first = 2 * t * d * f * _inputs(shape)
+    return shape.depth * first, shape.depth * _block_flops(shape, t)
+
+
+def _block_flops(shape: Shape, t: int) -> int:
+    d, mlp = shape.width, 2 * (_inputs(shape) + 1) * shape.width * shape.mlp
+    return 8 * t * d * d + t * mlp + 4 * t * t * d
+
+
 def _flops(shape: Shape, t: int) -> int:
     """Of a forward pass whose blocks see `t` tokens."""
     d, f = shape.width, shape.mlp
     patch = 6 * shape.patches * shape.patch**2 * d
     mlp = 2 * (_inputs(shape) + 1) * d * f
-    block = 8 * t * d * d + t * mlp + 4 * t * t * d
     pool = 4 * d * d + 4 * t * d * d + 4 * t * d + mlp if shape.pooling == "map" else 0
     representation = 2 * d * d if shape.representation else 0
-    return patch + shape.depth * block + pool + representation + 2 * d * shape.classes
+    return (
+        patch + shape.depth * _block_flops(shape, t) + pool + representation + 2 * d * shape.classes
+    )

@@ -6,8 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.house.tree import ROOT
 from vitscale.config.model import PRESETS, ModelConfig, Shape
-from vitscale.model.size import forward_flops, parameters, train_flops
 from vitscale.model.vit import ViT
+from vitscale.planner.size import forward_flops, parameters, train_flops
 
 # Parameters in millions and multiply-adds in 1e9 with 1000 classes at 224 px, as timm publishes them
 # (huggingface/pytorch-image-models, results/benchmark-infer-amp-nchw-pt240-cu124-rtx4090.csv). Its counter takes norms

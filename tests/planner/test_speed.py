@@ -1,0 +1,131 @@
+"""Step times against published ones, and bytes held against the closed forms of the literature."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tests.engine.test_recompute import held
+from vitscale.config.engine import EngineConfig
+from vitscale.config.model import ModelConfig, Shape
+from vitscale.planner.activations import MODES, block_bytes
+from vitscale.planner.hardware import ACCELERATORS, Accelerator, Cluster
+from vitscale.planner.size import parameters
+from vitscale.planner.speed import (
+    AMP,
+    BANDWIDTH_SHARE,
+    UPDATE_BYTES,
+    exposed_seconds,
+    mfu,
+    micro_batch_seconds,
+    step_seconds,
+    traffic_bytes,
+)
+
+# Images a second and batch: timm's training on one RTX 3090 with AMP, torch 1.12 (huggingface/pytorch-image-models,
+# results/benchmark-train-amp-nchw-pt112-cu113-rtx3090.csv).
+TIMM = {
+    "Ti/16": (2293.54, 512),
+    "S/16": (1052.92, 384),
+    "B/32": (1703.57, 512),
+    "B/16": (390.86, 192),
+    "L/32": (521.73, 256),
+    "L/16": (117.08, 64),
+    "L/14": (85.27, 48),
+    "H/14": (39.94, 16),
+    "g/14": (22.29, 8),
+}
+
+
+@pytest.mark.parametrize("variant", TIMM)
+def test_a_step_on_an_rtx_3090_takes_what_timm_published(variant):
+    images_per_s, batch = TIMM[variant]
+    shape, gpu = ModelConfig(variant=variant).shape(1000), ACCELERATORS["RTX3090"]
+    update = UPDATE_BYTES * parameters(shape) / (gpu.bandwidth * BANDWIDTH_SHARE)
+    seconds = micro_batch_seconds(shape, gpu, batch, kernels=AMP) + update
+    assert batch / seconds == pytest.approx(images_per_s, rel=0.15)
+
+
+# Images a second on 1, 2, 4, 8 and 16 machines of 8: NVIDIA's NeMo with ViT-g/14, MLP of 6144, 8 class tokens, batches
+# of 4096 with 64 images on each GPU (docs.nvidia.com, NeMo framework, ViT: performance, training).
+NEMO = {
+    "A100-80G": (693, 1347, 2642, 5454, 10644),
+    "H100": (1428, 2846, 5737, 11222, 21561),
+}
+NEMO_SHAPE = ModelConfig(variant="g/14", mlp=6144, registers=7).shape(1000)
+
+
+def nemo(gpu: Accelerator, nodes: int) -> float:
+    micro_batch = min(64, 4096 // (8 * nodes))
+    cluster = Cluster(gpu, 8 * nodes, 8)
+    step = step_seconds(
+        NEMO_SHAPE,
+        EngineConfig(),
+        cluster,
+        micro_batch=micro_batch,
+        accumulation=4096 // (8 * nodes * micro_batch),
+    )
+    return 4096 / step.total
+
+
+@pytest.mark.parametrize("name", NEMO)
+def test_scaling_to_sixteen_machines_is_nemos_after_calibration_on_one(name):
+    gpu, seen = ACCELERATORS[name], NEMO[name]
+    gpu = dataclasses.replace(gpu, reached=gpu.reached * seen[0] / nemo(gpu, 1))
+    for doublings, images_per_s in enumerate(seen):
+        assert nemo(gpu, 2**doublings) == pytest.approx(images_per_s, rel=0.06)
+
+
+@pytest.mark.parametrize("name", NEMO)
+def test_the_share_that_is_reached_is_what_one_machine_showed(name):
+    assert nemo(ACCELERATORS[name], 1) == pytest.approx(NEMO[name][0], rel=0.03)
+
+
+def test_mfu_of_vit_22b_is_that_of_its_paper():
+    """1150 tokens/s on each TPUv4 of 275 TFLOP/s are 54.9 % (arXiv 2302.05442, section 3); it counts no head."""
+    shape = ModelConfig(variant="22B/14", pooling="map").shape(1000)
+    assert mfu(shape, 1150 / shape.tokens, 275e12) == pytest.approx(0.549, rel=0.01)
+
+
+def test_what_each_rank_sends_is_what_zero_says():
+    """ZeRO (arXiv 1910.02054), section 7: 2 numbers a parameter under stages 0 to 2, 3 under stage 3."""
+    shape = ModelConfig(variant="B/16").shape(1000)
+    n = parameters(shape)
+    for stage, times in ((0, 2), (1, 2), (2, 2), (3, 3)):
+        engine = EngineConfig(zero_stage=stage)
+        assert traffic_bytes(shape, engine, 64, 1) == pytest.approx(times * 2 * n * 63 / 64)
+        assert traffic_bytes(shape, engine, 1, 1) == 0
+
+
+def test_a_job_of_one_rank_waits_for_nobody_and_more_machines_wait_longer():
+    shape, gpu = ModelConfig(variant="g/14").shape(1000), ACCELERATORS["H100"]
+    for stage in range(4):
+        waits = [
+            exposed_seconds(shape, EngineConfig(zero_stage=stage), Cluster(gpu, n, 8), 0.1, 1)
+            for n in (1, 8, 64, 512)
+        ]
+        assert waits[0] == 0 < waits[1] and waits == sorted(waits)
+
+
+OPTIONS = [
+    {},
+    {"parallel": True},
+    {"qk_norm": True},
+    {"positions": "rope"},
+    {"layer_scale": 0.1},
+    {"activation": "swiglu"},
+    {"patch_drop": 0.5},
+    {"drop_path": 0.2},
+    {"dropout": 0.1},
+    {"positions": "rope", "layer_scale": 0.1, "qk_norm": True, "activation": "swiglu"},
+]
+
+
+@pytest.mark.parametrize("changes", OPTIONS, ids=str)
+def test_bytes_of_a_block_are_what_a_model_holds(changes):
+    shape = Shape(256, 3, 1024, 4, 4, 4, (32, 32), classes=5, **changes)
+    deep, tokens = dataclasses.replace(shape, depth=5), 4 * (shape.prefix + shape.kept_patches)
+    for mode in MODES:
+        found = (held(deep, mode) - held(shape, mode)) / 2 / tokens
+        assert found == pytest.approx(block_bytes(shape, mode), rel=0.05), mode

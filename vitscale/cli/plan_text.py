@@ -1,0 +1,127 @@
+"""What `vitscale plan` says of memory, time and money."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from vitscale.config.dataset import DatasetFacts
+from vitscale.config.model import ModelConfig
+from vitscale.errors import ConfigError
+from vitscale.planner.activations import MODES, image_bytes
+from vitscale.planner.forecast import USABLE, Job, alternatives, fewest_ranks, settings_of
+from vitscale.planner.size import forward_flops, parameters
+from vitscale.units import human_bytes, human_seconds
+
+
+def model_record(variant: str, image_px: int) -> dict[str, Any]:
+    """Of a preset alone: parameters without a classifier, forward GFLOPs likewise, activation bytes by recomputation.
+
+    Raises:
+        ConfigError: there is no such variant, or the image does not suit it.
+    """
+    try:
+        shape = ModelConfig(variant=variant, image_px=image_px).shape(1)
+    except ValueError as error:
+        raise ConfigError(str(error), where="--model", given=variant) from error
+    head = shape.width + 1
+    return {
+        "model": variant,
+        "image_px": image_px,
+        "tokens": shape.tokens,
+        "parameters": parameters(shape) - head,
+        "forward_gflop": (forward_flops(shape) - 2 * shape.width) / 1e9,
+        "activation_bytes_per_image": {mode: image_bytes(shape, mode) for mode in MODES},
+    }
+
+
+def model_text(record: dict[str, Any]) -> str:
+    """The same for people."""
+    held = record["activation_bytes_per_image"]
+    lines = (
+        f"ViT-{record['model']} at {record['image_px']} px, {record['tokens']} tokens, no classifier",
+        f"parameters  {record['parameters']:,}",
+        f"forward     {record['forward_gflop']:.4g} GFLOPs an image",
+        *(f"held        {human_bytes(held[mode])} an image, recompute {mode}" for mode in held),
+    )
+    return "\n".join(lines)
+
+
+def insist_on_room(job: Job) -> None:
+    """Refuse a job that its accelerators cannot hold, with the nearest that they can.
+
+    Raises:
+        ConfigError: more memory is needed than there is.
+    """
+    if job.fits:
+        return
+    others = alternatives(job)
+    if others:
+        advice = f"Fits: {settings_of(others[0])}."
+    elif (ranks := fewest_ranks(job)) is not None:
+        advice = f"No settings fit on {job.plan.world}; {ranks} ranks would do under stage 3."
+    else:
+        advice = "No number of these accelerators holds it: take larger ones or a smaller model."
+    limit = human_bytes(USABLE * job.cluster.gpu.memory)
+    raise ConfigError(
+        f"a rank needs {human_bytes(job.memory.peak)} and has {limit}",
+        where="engine, train.micro_batch",
+        given=settings_of(job),
+        do=advice,
+    )
+
+
+def job_record(job: Job, facts: DatasetFacts) -> dict[str, Any]:
+    """Forecast of a job as JSON-like values: bytes, seconds, and images a second of the whole job."""
+    step, image = job.step, _image_bytes(facts)
+    record = {
+        "memory": vars(job.memory) | {"peak": job.memory.peak},
+        "step_s": vars(step) | {"total": step.total},
+        "images_per_s": job.images_per_s,
+        "mfu": job.mfu,
+        "hours": job.hours,
+        "gpu_hours": job.hours * job.plan.world,
+        "sent_bytes_per_step": job.sent_bytes,
+        "checkpoint_bytes": job.checkpoint_bytes,
+        "checkpoint_stall_s": job.stall_s,
+        "alternatives": [
+            {"settings": settings_of(other), "images_per_s": other.images_per_s}
+            for other in alternatives(job)[:3]
+        ],
+    }
+    if image:
+        record["read_bytes_per_s"] = job.images_per_s * image
+        record["decode_cores"] = job.decode_cores(image)
+    return record
+
+
+def job_lines(job: Job, facts: DatasetFacts) -> Iterator[tuple[str, str]]:
+    """(name, text) of each line for people."""
+    memory, step, image = job.memory, job.step, _image_bytes(facts)
+    room = human_bytes(job.cluster.gpu.memory)
+    yield "memory", f"{human_bytes(memory.peak)} of {room} at most on each GPU, of it"
+    for name, size in vars(memory).items():
+        if size:
+            yield "", f"{human_bytes(size):>10} {name}"
+    yield (
+        "step",
+        f"{step.total:.3g} s: compute {step.compute:.3g}, update {step.update:.2g}, "
+        f"waiting for others {step.exposed:.2g}; {human_bytes(job.sent_bytes)} sent by each GPU",
+    )
+    yield "speed", f"{job.images_per_s:,.0f} images/s, {job.mfu:.1%} MFU"
+    gpu_hours = job.hours * job.plan.world
+    yield "time", f"{human_seconds(job.hours * 3600)}, {gpu_hours:,.0f} GPU-hours"
+    yield (
+        "checkpoint",
+        f"{human_bytes(job.checkpoint_bytes)}, training waits {job.stall_s:.2g} s for each",
+    )
+    if image:
+        rate, cores = human_bytes(job.images_per_s * image), job.decode_cores(image)
+        yield "reading", f"{rate}/s, {cores:,.0f} CPU cores to decode, all nodes together"
+    better = alternatives(job)[0]
+    if better.step.total < 0.98 * step.total:
+        yield "faster", f"{settings_of(better)}: {better.images_per_s:,.0f} images/s"
+
+
+def _image_bytes(facts: DatasetFacts) -> float:
+    return facts.bytes / facts.samples if facts.bytes else 0.0

@@ -1,0 +1,31 @@
+"""What DeepSpeed is told: stage, precision, and buckets that suit the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vitscale.config.engine import EngineConfig
+from vitscale.config.optim import OptimConfig
+from vitscale.config.plan import Plan
+from vitscale.planner.buckets import Buckets
+
+
+def deepspeed_settings(
+    config: EngineConfig, optim: OptimConfig, plan: Plan, buckets: Buckets, *, clips_itself: bool
+) -> dict[str, Any]:
+    """The settings of `deepspeed.initialize`."""
+    return {
+        "train_micro_batch_size_per_gpu": plan.micro_batch,
+        "gradient_accumulation_steps": plan.accumulation,
+        # DeepSpeed's word for "never" is 0.
+        "gradient_clipping": 0.0 if clips_itself or optim.clip_norm == "off" else optim.clip_norm,
+        "zero_optimization": {
+            "stage": config.stage,
+            "reduce_bucket_size": buckets.reduce,
+            "allgather_bucket_size": buckets.reduce,
+            "stage3_prefetch_bucket_size": buckets.prefetch,
+        },
+        "bf16": {"enabled": config.precision == "bf16"},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 2**31,
+    }

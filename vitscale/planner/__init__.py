@@ -1,0 +1,1 @@
+"""What a job needs and how long it takes, before any GPU is asked for; never imports torch."""

@@ -1,0 +1,117 @@
+"""Bytes on one GPU, by what they are for, and the most of them at a time in a step.
+
+n parameters, N ranks. A step has three peaks: the beginning of the backward pass, when all activations are there; its
+end, when all gradients are; and the update, with gradients in float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from vitscale.config.engine import EngineConfig
+from vitscale.config.model import Shape
+from vitscale.config.optim import OptimConfig
+from vitscale.planner.activations import edge_bytes, image_bytes, working_bytes
+from vitscale.planner.buckets import buckets_of
+from vitscale.planner.size import parameters
+
+LIVE = 10**9
+"""Parameters that stage 3 keeps gathered (DeepSpeed's `stage3_max_live_parameters`)."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one rank's device."""
+
+    weights: float
+    """What the model computes with."""
+    masters: float
+    """The optimizer's float32 weights, where they are others."""
+    moments: float
+    """What the optimizer keeps of the past."""
+    average: float
+    """The exponential moving average."""
+    bucket: float
+    """A buffer for gradients that stage 3 never gives back."""
+    gradients: float
+    """At the end of the backward pass."""
+    activations: float
+    """At the end of the forward pass, with the working room of a block."""
+    buffers: float
+    """In which gradients and, under stage 3, parameters are during the backward pass."""
+    reduction: float
+    """Copies of gradients while they travel, at the end of the backward pass."""
+    update: float
+    """Room for the update of the weights, beside the gradients."""
+
+    @property
+    def states(self) -> float:
+        """What stays from step to step."""
+        return self.weights + self.masters + self.moments + self.average + self.bucket
+
+    @property
+    def peak(self) -> float:
+        """The most at a time."""
+        backward = max(self.activations, self.gradients + self.reduction) + self.buffers
+        return self.states + max(backward, self.gradients + self.update)
+
+
+def memory_of(
+    shape: Shape, engine: EngineConfig, optim: OptimConfig, *, micro_batch: int, world: int
+) -> Memory:
+    """Bytes on each of `world` ranks."""
+    n, number = parameters(shape), 2 if engine.precision == "bf16" else 4
+    share = 1 / world if engine.stage else 1.0
+    copied = bool(engine.stage) or engine.stage is None or number == 2
+    held = image_bytes(shape, engine.recompute, number) + edge_bytes(shape, number)
+    return Memory(
+        masters=4 * n * share if copied else 0.0,
+        moments=moment_bytes(shape, optim) * share,
+        average=4 * n * share if optim.ema_decay is not None else 0.0,
+        activations=micro_batch * (held + working_bytes(shape, engine.recompute, number)),
+        **_traffic(engine, shape, world)._asdict(),
+    )
+
+
+class _Traffic(NamedTuple):
+    """The parts of a `Memory` that depend on how gradients and weights travel."""
+
+    weights: float
+    gradients: float
+    update: float
+    bucket: float = 0.0
+    buffers: float = 0.0
+    reduction: float = 0.0
+
+
+def _traffic(engine: EngineConfig, shape: Shape, world: int) -> _Traffic:
+    """As DeepSpeed 0.19 allots them, and our own engine."""
+    n, number = parameters(shape), 2 if engine.precision == "bf16" else 4
+    weights = number * n
+    in_fp32 = 4 * n if number == 2 else 0
+    if engine.stage is None:  # gradients of the masters stay until the next step
+        return _Traffic(weights, weights + 4 * n, 0.0)
+    if engine.stage == 0:  # all gradients are copied into one tensor, also on one rank
+        return _Traffic(weights, weights, in_fp32, reduction=weights)
+    bucket = number * buckets_of(shape).reduce
+    copies = bucket if world > 1 else 0
+    part = weights / world
+    update = in_fp32 / world + part
+    if engine.stage == 3:
+        gathered = number * min(n, LIVE)
+        return _Traffic(part, part, update, bucket, gathered + 2 * copies)
+    return _Traffic(weights, part, update, 0.0, bucket, copies)
+
+
+def moment_bytes(shape: Shape, optim: OptimConfig) -> float:
+    """Bytes that the optimizer keeps for all weights together; Adafactor's factors are too small to count."""
+    first = 2 if optim.moment_dtype == "bf16" else 4
+    n = parameters(shape)
+    if optim.optimizer in ("adamw", "lamb"):
+        return (first + 4) * n
+    if optim.optimizer == "muon":
+        d, f = shape.width, shape.mlp
+        matrices = shape.depth * (4 * d * d + (3 if shape.activation == "swiglu" else 2) * d * f)
+        return first * n + 4 * (n - matrices)
+    return first * n

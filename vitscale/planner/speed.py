@@ -1,0 +1,139 @@
+"""How long a step takes: a roofline of matrix products and of memory traffic, and what communication adds to it.
+
+D width, H heads, T tokens, n parameters, N ranks. The constants below were fitted to the training speeds that timm
+publishes for eight models on an RTX 3090 and are tested against them; `reached` scales the result to what other
+accelerators were seen to reach (planner/hardware.py).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from vitscale.config.engine import EngineConfig
+from vitscale.config.model import Shape
+from vitscale.planner.buckets import buckets_of
+from vitscale.planner.hardware import Accelerator, Cluster
+from vitscale.planner.size import dense_flops, parameters, train_flops
+
+BANDWIDTH_SHARE = 0.67
+"""Of the memory's bandwidth, that elementwise kernels reach."""
+LINK_SHARE = 0.75
+"""Of the network's bandwidth, that a collective reaches."""
+LATENCY_S = 15e-6
+"""Of a collective, for each doubling of the number of ranks."""
+UPDATE_BYTES = 34
+"""Read and written for each parameter by an update with float32 moments and bf16 weights."""
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Bytes that elementwise operations move for one token in one block, forward and backward."""
+
+    per_width: int = 134
+    """Times D: norms, activation, sums and casts, bf16 throughout."""
+    per_score: int = 0
+    """Times T H: scores of attention that is not fused."""
+
+
+EAGER = Kernels()
+AMP = Kernels(per_width=240, per_score=60)
+"""torch's autocast with a residual stream in float32 and plain attention, as timm ran it in 2022."""
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of one optimizer step, the same on every rank."""
+
+    compute: float
+    """Forward and backward passes of all micro-batches."""
+    update: float
+    exposed: float
+    """Communication that no computation hides."""
+
+    @property
+    def total(self) -> float:
+        return self.compute + self.update + self.exposed
+
+
+def micro_batch_seconds(
+    shape: Shape,
+    gpu: Accelerator,
+    images: int,
+    *,
+    recompute: str = "none",
+    kernels: Kernels = EAGER,
+) -> float:
+    """Forward and backward pass of `images` images on one accelerator."""
+    tokens = shape.prefix + shape.kept_patches
+    products = images * (train_flops(shape) + again_flops(shape, recompute)) / gpu.matmul
+    per_token = kernels.per_width * shape.width + kernels.per_score * tokens * shape.heads
+    extra = {"dropout": shape.dropout, "path": shape.drop_path, "scale": shape.layer_scale}
+    per_token += 20 * shape.width * sum(map(bool, extra.values()))
+    if recompute != "none":
+        per_token *= 4 / 3  # the forward's share of it once more
+    moved = images * shape.depth * tokens * per_token / (gpu.bandwidth * BANDWIDTH_SHARE)
+    return (products + moved) / gpu.reached
+
+
+def again_flops(shape: Shape, recompute: str) -> int:
+    """Operations that the backward pass of one image repeats under a mode of recomputation."""
+    if recompute in ("none", "cheap"):
+        return 0
+    first, whole = dense_flops(shape)
+    return first if recompute == "mlp" else whole
+
+
+def step_seconds(
+    shape: Shape, engine: EngineConfig, cluster: Cluster, *, micro_batch: int, accumulation: int
+) -> StepTime:
+    """One optimizer step of `accumulation` micro-batches on every rank."""
+    once = micro_batch_seconds(shape, cluster.gpu, micro_batch, recompute=engine.recompute)
+    share = cluster.world if engine.stage else 1
+    moved = UPDATE_BYTES * parameters(shape) / share
+    update = moved / (cluster.gpu.bandwidth * BANDWIDTH_SHARE)
+    exposed = exposed_seconds(shape, engine, cluster, once, accumulation)
+    return StepTime(once * accumulation, update, exposed)
+
+
+def exposed_seconds(
+    shape: Shape, engine: EngineConfig, cluster: Cluster, once: float, accumulation: int
+) -> float:
+    """Communication of a step that is not hidden behind micro-batches of `once` seconds.
+
+    Gradients travel during the backward pass, two thirds of a micro-batch. Stages 1 and 2 gather the new weights
+    afterwards, when nothing is left to compute; stage 3 gathers them in both passes of every micro-batch.
+    """
+    if cluster.world == 1:
+        return 0.0
+    reduce = gather = _once(shape, engine, cluster) / LINK_SHARE
+    messages = math.ceil(parameters(shape) / buckets_of(shape).reduce)
+    waiting = LATENCY_S * messages * math.log2(cluster.world)
+    if engine.stage == 3:
+        each = max(0.0, reduce + 2 * gather - once) + 3 * waiting
+        return accumulation * each
+    times = accumulation if engine.stage == 2 else 1
+    hidden = 2 / 3 * once
+    if engine.stage in (0, None):  # an all-reduce is both, and gradients are whole on every rank
+        return max(0.0, reduce + gather - hidden) + 2 * waiting
+    return times * (max(0.0, reduce - hidden) + waiting) + gather + waiting
+
+
+def _once(shape: Shape, engine: EngineConfig, cluster: Cluster) -> float:
+    """Seconds to reduce and scatter all gradients, or to gather all weights, at full bandwidth."""
+    number = 2 if engine.precision == "bf16" else 4
+    size, n = number * parameters(shape), cluster.world
+    spread = size * (n - 1) / n
+    return spread / cluster.bus
+
+
+def traffic_bytes(shape: Shape, engine: EngineConfig, world: int, accumulation: int) -> float:
+    """Bytes each rank sends in one step."""
+    number = 2 if engine.precision == "bf16" else 4
+    times = {2: accumulation + 1, 3: 3 * accumulation}.get(engine.stage or 0, 2)
+    return times * number * parameters(shape) * (world - 1) / world
+
+
+def mfu(shape: Shape, images_per_s: float, peak: float) -> float:
+    """Share of `peak` FLOP/s that one accelerator makes use of, recomputation not counted (arXiv 2204.02311, B)."""
+    return train_flops(shape) * images_per_s / peak
