@@ -12,7 +12,7 @@ from vitscale.config.model import Shape
 from vitscale.engine.recompute import set_recompute
 from vitscale.model.build import build_model
 from vitscale.ops.attention import explicit, sdpa
-from vitscale.ops.choice import Ops, torch_norm
+from vitscale.ops.choice import PLAIN, Ops, torch_norm
 
 MODES = ("none", "cheap", "mlp", "full")
 SHAPE = Shape(64, 3, 256, 4, 4, 4, (32, 32), classes=5)
@@ -46,9 +46,9 @@ class Alive(TorchDispatchMode):
         return sum(self.storages.values()) - self.own
 
 
-def held(shape, mode, dtype=torch.bfloat16, images=4):
+def held(shape, mode, dtype=torch.bfloat16, images=4, ops=PLAIN):
     """Bytes that exist between forward and backward because of the forward."""
-    model = build_model(shape, seed=0).to(dtype).train()
+    model = build_model(shape, ops, seed=0).to(dtype).train()
     set_recompute(model, mode)
     pixels = torch.randn(images, 3, *shape.image, dtype=dtype)
     with Alive(model) as alive:
