@@ -1,6 +1,7 @@
 """What each mode of activation checkpointing holds, and that gradients do not change by it."""
 
 import dataclasses
+import gc
 
 import pytest
 import torch
@@ -53,6 +54,8 @@ def held(shape, mode, dtype=torch.bfloat16, images=4, ops=PLAIN):
     pixels = torch.randn(images, 3, *shape.image, dtype=dtype)
     with Alive(model) as alive:
         logits = model(pixels)
+    if ops is not PLAIN:
+        gc.collect()  # Triton's interpreter leaves arguments of kernels in cycles
     found = alive.bytes()
     logits.float().sum().backward()
     return found
