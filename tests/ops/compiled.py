@@ -64,7 +64,9 @@ def build(case, capability, folder):
         elif name == "eps":
             signature[name] = "fp32"
         else:
-            signature[name] = f"*{'i64' if name == 'labels' else 'fp32' if name in FLOATS else 'bf16'}"
+            signature[name] = (
+                f"*{'i64' if name == 'labels' else 'fp32' if name in FLOATS else 'bf16'}"
+            )
             attributes[(index,)] = [["tt.divisibility", 16]]
     constants = {(case.kernel.arg_names.index(n),): v for n, v in case.constants.items()}
     source = ASTSource(case.kernel, signature, constants, attributes)
@@ -76,6 +78,8 @@ def build(case, capability, folder):
     code = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     registers, stack = (int(re.search(rf"{n}:(\d+)", code)[1]) for n in ("REG", "STACK"))
     return Build(
-        registers, stack, len(re.findall(r"LDG\S*\.128", code)), len(re.findall(r"STG\S*\.128", code))
+        registers,
+        stack,
+        len(re.findall(r"LDG\S*\.128", code)),
+        len(re.findall(r"STG\S*\.128", code)),
     )
-

@@ -121,8 +121,9 @@ def test_zero_trains_our_kernels_as_it_trains_plain_ones(stage):
     labels = torch.tensor([[1, 2], [3, -1]])
     found = []
     for ops in (ops_of(shape), PLAIN):
-        config, plan = EngineConfig(zero_stage=stage, precision="fp32"), Plan(
-            1, 2, 2, 1, 10, 1, 0, 1, 1, None, None
+        config, plan = (
+            EngineConfig(zero_stage=stage, precision="fp32"),
+            Plan(1, 2, 2, 1, 10, 1, 0, 1, 1, None, None),
         )
         objective = make_objective("sigmoid", 0.1, sigmoid=ops.loss)
         model = build_model(shape, ops, seed=0)

@@ -1,7 +1,7 @@
 """Our kernels in Triton's interpreter against float64, as a program: prints {case: {tensor: error}}.
 
-An error is the norm of the difference over the norm of the truth. Run by test_kernels.py with TRITON_INTERPRET=1, which must
-be set before Triton is imported. The interpreter cuts numbers off to bf16 where a GPU rounds them, which doubles errors.
+An error is the norm of the difference over the norm of the truth. TRITON_INTERPRET=1 must be set before Triton is
+imported. The interpreter cuts numbers off to bf16 where a GPU rounds them, which doubles errors.
 """
 
 import json

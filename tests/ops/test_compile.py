@@ -57,8 +57,9 @@ def test_compiled_blocks_have_the_gradients_of_plain_ones(ops, mode):
 def test_zero_1_trains_compiled_blocks(ops):
     images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
     labels, shape = torch.tensor([0, 1, 2, 3]), dataclasses.replace(SHAPE, drop_path=0.0)
-    config, plan = EngineConfig(zero_stage=1, precision="fp32"), Plan(
-        1, 4, 4, 1, 10, 1, 0, 1, 1, None, None
+    config, plan = (
+        EngineConfig(zero_stage=1, precision="fp32"),
+        Plan(1, 4, 4, 1, 10, 1, 0, 1, 1, None, None),
     )
     found = []
     for each in (ops, PLAIN):

@@ -137,9 +137,9 @@ class Drop(nn.Module):
         return F.dropout(values, self.dropout, self.training) if self.dropout else values
 
     def kept(self, tokens: Tensor) -> Tensor | None:
-        """What the branch of each image [B, N, D] is multiplied by, [B, 1, 1]: 0 with probability `drop_path`, else more.
+        """What the branch of each image [B, N, D] is multiplied by, [B, 1, 1], or None where nothing is dropped.
 
-        None where nothing is ever dropped.
+        It is 0 with probability `drop_path`, else 1 / (1 - drop_path).
         """
         if not self.drop_path or not self.training:
             return None

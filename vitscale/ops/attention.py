@@ -67,9 +67,7 @@ def explicit_attention(
     """
     queries, keys, values = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
     scores = queries.new_empty(*queries.shape[:2], keys.shape[1])
-    torch.baddbmm(
-        scores, queries, keys.mT, beta=0, alpha=q.shape[-1] ** -0.5, out=scores
-    )
+    torch.baddbmm(scores, queries, keys.mT, beta=0, alpha=q.shape[-1] ** -0.5, out=scores)
     taken = scores.view(*q.shape[:3], k.shape[2])
     taken = torch.softmax(taken if bias is None else taken.add_(bias), dim=-1)
     return torch.bmm(taken.flatten(0, 1), values).view(q.shape), taken
@@ -93,7 +91,8 @@ def explicit_attention_backward(
     given, queries, keys, values, shares = (t.flatten(0, 1) for t in (gradient, q, k, v, taken))
     scale = q.shape[-1] ** -0.5
     dv = torch.bmm(shares.mT, given)
-    scores = torch._softmax_backward_data(torch.bmm(given, values.mT), shares, -1, q.dtype)
+    slopes = torch.bmm(given, values.mT)
+    scores = torch.ops.aten._softmax_backward_data(slopes, shares, -1, q.dtype)
     dq = torch.bmm(scores, keys).mul_(scale)
     dk = torch.bmm(scores.mT, queries).mul_(scale)
     return dq.view(q.shape), dk.view(k.shape), dv.view(v.shape), scores.view(taken.shape)

@@ -110,9 +110,7 @@ def choose_ops(
         "optimizer": decide("optimizer", wanted.optimizer, _OPTIMIZER),
         "patch": decide("patch", wanted.patch, _patch(here)),
     }
-    lines = [
-        f"{op:<10} {way.name:<9} {way.reason}" for op, way in chosen.items() if op not in idle
-    ]
+    lines = [f"{op:<10} {way.name:<9} {way.reason}" for op, way in chosen.items() if op not in idle]
     return _ops({op: way.name for op, way in chosen.items()}, tuple(lines))
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FusedMlp = Callable[[int, int, bool, bool], tuple[nn.Linear, nn.Linear]]
-"""(D, F, has biases, GELU by tanh) to two layers of which the second does GELU, with the bias that the first hands it."""
+"""(D, F, has biases, GELU by tanh) to two layers; the second does GELU, with the bias that the first hands it."""
 
 
 def activate(hidden: Tensor, activation: str) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 def operator(schema: str, meta: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
     """Declare the function below as `torch.ops.vitscale.NAME`.
 
-    To checkpointing, compilers and profilers it is then one operator. It has no gradient: an autograd.Function calls it.
+    To checkpointing, compilers and profilers it is then one. It has no gradient: an autograd.Function calls it.
 
     Args:
         schema: name, arguments and results, in torch's notation.

@@ -40,7 +40,7 @@ def triton_sigmoid_loss(
 
 
 class _Sparse(torch.autograd.Function):
-    """One dense tensor is written in each direction; autograd alone would write zeros for the labels and add them up."""
+    """One dense tensor a direction; autograd alone would write zeros for the labels, and add them up."""
 
     @staticmethod
     def forward(

@@ -113,8 +113,9 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer of a recipe; the engine sets the rate before every step.
 
-    Torch's own where it does what is asked: AdamW (its kernel over all weights if `fused`) and SGD with a float32 moment. Until a rate is set
-    it is 0, since DeepSpeed takes a step with zero gradients to make the state, which would decay weights.
+    Torch's own where it does what is asked: AdamW (its kernel over all weights if `fused`) and SGD with a float32
+    moment. Until a rate is set it is 0, since DeepSpeed takes a step with zero gradients to make the state, which would
+    decay weights.
     """
     small = torch.bfloat16 if config.moment_dtype == "bf16" else None
     momentum, decoupled = config.momentum_in_force, config.decay == "absolute"

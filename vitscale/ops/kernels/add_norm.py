@@ -5,7 +5,7 @@
 
 Every part but the norm or the addition may be left out. Letters: R rows (tokens of all images), D width. Arithmetic is
 float32; the norm is that of the sum as it was rounded, as in plain torch. Backward goes over the rows once too: each
-program adds up its own part of the gradients of scale, weight and bias, and the parts are added in a fixed order, so equal
+program adds up its part of the gradients of scale, weight and bias, and the parts are added in a fixed order, so equal
 inputs give equal bits.
 """
 
@@ -14,15 +14,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-from vitscale.ops.kernels.shapes import block_of, programs_of, rows_of, warps_of
+from vitscale.ops.kernels.shapes import block_of, cdiv, jit, programs_of, rows_of, warps_of
 from vitscale.ops.operator import operator
 
 
-@triton.jit
+@jit
+def _load(pointer, at, mask):
+    return tl.load(pointer + at, mask, 0.0).to(tl.float32)
+
+
+@jit
 def add_norm_forward(
     tokens,
     branch,
@@ -47,13 +51,13 @@ def add_norm_forward(
     present, inside = row < rows, column < WIDTH
     mask = present[:, None] & inside[None, :]
     at = row[:, None] * WIDTH + column[None, :]
-    x = tl.load(tokens + at, mask, 0.0).to(tl.float32)
+    x = _load(tokens, at, mask)
     if branch is not None:
-        y = tl.load(branch + at, mask, 0.0).to(tl.float32)
+        y = _load(branch, at, mask)
         if scale is not None:
-            y *= tl.load(scale + column, inside, 0.0).to(tl.float32)[None, :]
+            y *= _load(scale, column, inside)[None, :]
         if kept is not None:
-            y *= tl.load(kept + row // images_tokens, present, 0.0).to(tl.float32)[:, None]
+            y *= _load(kept, row // images_tokens, present)[:, None]
         summed = (x + y).to(total.dtype.element_ty)
         tl.store(total + at, summed, mask)
         x = summed.to(tl.float32)
@@ -66,13 +70,22 @@ def add_norm_forward(
             centred = tl.where(mask, x - mean[:, None], 0.0)
         inverse = 1 / tl.sqrt(tl.sum(centred * centred, 1) / WIDTH + eps)
         tl.store(statistics + (0 if RMS else rows) + row, inverse, present)
-        y = centred * inverse[:, None] * tl.load(weight + column, inside, 0.0).to(tl.float32)[None, :]
+        y = centred * inverse[:, None] * _load(weight, column, inside)[None, :]
         if bias is not None:
-            y += tl.load(bias + column, inside, 0.0).to(tl.float32)[None, :]
+            y += _load(bias, column, inside)[None, :]
         tl.store(normed + at, y.to(normed.dtype.element_ty), mask)
 
 
-@triton.jit
+@jit
+def _along(given, x, WIDTH: tl.constexpr, RMS: tl.constexpr):
+    """What the statistics of a row take back: the parts of `given` along the normed row `x` and along ones."""
+    part = x * (tl.sum(given * x, 1) / WIDTH)[:, None]
+    if not RMS:
+        part += (tl.sum(given, 1) / WIDTH)[:, None]
+    return part
+
+
+@jit
 def add_norm_backward(
     d_total,
     d_normed,
@@ -106,29 +119,26 @@ def add_norm_backward(
         at = row[:, None] * WIDTH + column[None, :]
         gradient = tl.zeros([ROWS, BLOCK], tl.float32)
         if d_total is not None:
-            gradient += tl.load(d_total + at, mask, 0.0).to(tl.float32)
+            gradient += _load(d_total, at, mask)
         if weight is not None:
-            given = tl.load(d_normed + at, mask, 0.0).to(tl.float32)
-            x = tl.load(total + at, mask, 0.0).to(tl.float32)
+            mean = tl.zeros([ROWS], tl.float32)
             if not RMS:
-                x -= tl.load(statistics + row, present, 0.0)[:, None]
+                mean = tl.load(statistics + row, present, 0.0)
             inverse = tl.load(statistics + (0 if RMS else rows) + row, present, 0.0)[:, None]
-            x = tl.where(mask, x * inverse, 0.0)
+            x = tl.where(mask, (_load(total, at, mask) - mean[:, None]) * inverse, 0.0)
+            given = _load(d_normed, at, mask)
             d_weight += tl.sum(given * x, 0)
             d_bias += tl.sum(given, 0)
-            given *= tl.load(weight + column, inside, 0.0).to(tl.float32)[None, :]
-            along = x * (tl.sum(given * x, 1) / WIDTH)[:, None]
-            if not RMS:
-                along += (tl.sum(given, 1) / WIDTH)[:, None]
-            gradient += (given - along) * inverse
+            given *= _load(weight, column, inside)[None, :]
+            gradient += (given - _along(given, x, WIDTH, RMS)) * inverse
         tl.store(d_tokens + at, gradient.to(d_tokens.dtype.element_ty), mask)
         if d_branch is not None:
             if kept is not None:
-                gradient *= tl.load(kept + row // images_tokens, present, 0.0).to(tl.float32)[:, None]
+                gradient *= _load(kept, row // images_tokens, present)[:, None]
             if scale is not None:
-                y = tl.load(branch + at, mask, 0.0).to(tl.float32)
+                y = _load(branch, at, mask)
                 d_scale += tl.sum(gradient * y, 0)
-                gradient *= tl.load(scale + column, inside, 0.0).to(tl.float32)[None, :]
+                gradient *= _load(scale, column, inside)[None, :]
             tl.store(d_branch + at, gradient.to(d_branch.dtype.element_ty), mask)
     at = program * WIDTH + column
     if scale is not None:
@@ -179,7 +189,7 @@ def add_norm_operator(
     total, normed, statistics = made
     width, rows = tokens.shape[-1], tokens.numel() // tokens.shape[-1]
     each = rows_of(width)
-    add_norm_forward[(triton.cdiv(rows, each),)](
+    add_norm_forward[(cdiv(rows, each),)](
         tokens.contiguous(),
         branch if branch is None else branch.contiguous(),
         scale,
@@ -287,7 +297,7 @@ class _AddNorm(torch.autograd.Function):
         total, normed, statistics = add_norm_operator(
             tokens, branch, scale, kept, weight, bias, eps, rms
         )
-        ctx.adds, ctx.norms, ctx.bias = branch is not None, weight is not None, bias is not None
+        ctx.adds, ctx.norms, ctx.bias = (each is not None for each in (branch, weight, bias))
         ctx.save_for_backward(
             None if weight is None else tokens if branch is None else total,
             None if scale is None else branch,
@@ -316,7 +326,7 @@ class _AddNorm(torch.autograd.Function):
             None if scale is None else sums[0].to(scale.dtype),
             None,
             None if weight is None else sums[1].to(weight.dtype),
-            sums[2].to(weight.dtype) if ctx.bias else None,
+            sums[2].to(weight.dtype) if ctx.bias and weight is not None else None,
             None,
             None,
         )

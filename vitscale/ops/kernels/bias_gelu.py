@@ -11,17 +11,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-from vitscale.ops.kernels.shapes import programs_of
+from vitscale.ops.kernels.shapes import cdiv, jit, programs_of
 from vitscale.ops.operator import operator
 
 ROWS, BLOCK, WARPS = 16, 128, 4
 
 
-@triton.jit
+@jit
 def _gelu_and_slope(x, TANH: tl.constexpr):
     """gelu(x) and its derivative. tanh(u) is written as 2 sigmoid(2u) - 1."""
     if TANH:
@@ -34,7 +33,7 @@ def _gelu_and_slope(x, TANH: tl.constexpr):
     return x * share, slope
 
 
-@triton.jit
+@jit
 def bias_gelu_forward(
     hidden,
     bias,
@@ -58,7 +57,7 @@ def bias_gelu_forward(
     tl.store(active + at, value.to(active.dtype.element_ty), mask)
 
 
-@triton.jit
+@jit
 def bias_gelu_backward(
     d_active,
     hidden,
@@ -101,7 +100,7 @@ def bias_gelu(hidden: Tensor, bias: Tensor | None, tanh: bool) -> Tensor:
     """gelu(hidden + bias), [R, F]; hidden [R, F], bias [F]."""
     rows, width = hidden.shape
     active = torch.empty_like(hidden)
-    grid = (triton.cdiv(rows, ROWS), triton.cdiv(width, BLOCK))
+    grid = (cdiv(rows, ROWS), cdiv(width, BLOCK))
     bias_gelu_forward[grid](
         hidden,
         bias,
@@ -135,7 +134,7 @@ def bias_gelu_backward_operator(
     programs = programs_of(rows, ROWS)
     d_hidden, active = torch.empty_like(hidden), torch.empty_like(hidden)
     parts = torch.empty(programs, width, dtype=torch.float32, device=hidden.device)
-    bias_gelu_backward[(programs, triton.cdiv(width, BLOCK))](
+    bias_gelu_backward[(programs, cdiv(width, BLOCK))](
         d_active.contiguous(),
         hidden,
         bias,

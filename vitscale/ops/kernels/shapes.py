@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
+
+jit: Any = triton.jit
+"""Without a type: a kernel is called with options of its launch besides its arguments."""
 
 PROGRAMS = 256
 """At most, of a kernel whose programs add up gradients over rows: each leaves a part of its own."""
@@ -10,7 +15,7 @@ PROGRAMS = 256
 
 def block_of(width: int) -> int:
     """The numbers a program holds of a row: a power of two."""
-    return triton.next_power_of_2(width)
+    return 1 << (width - 1).bit_length()
 
 
 def rows_of(width: int) -> int:
@@ -25,4 +30,9 @@ def warps_of(width: int) -> int:
 
 def programs_of(rows: int, rows_each: int) -> int:
     """How many programs share the rows; depends on nothing but their number, so sums do not either."""
-    return min(PROGRAMS, triton.cdiv(rows, rows_each))
+    return min(PROGRAMS, cdiv(rows, rows_each))
+
+
+def cdiv(count: int, each: int) -> int:
+    """How many times `each` it takes to have `count`."""
+    return -(-count // each)

@@ -10,16 +10,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
+from vitscale.ops.kernels.shapes import jit
 from vitscale.ops.operator import operator
 
 BLOCK, WARPS = 2048, 4
 
 
-@triton.jit
+@jit
 def _row(row, classes, BLOCK: tl.constexpr):
     """Of a row in the flat logits: begin, end, its first multiple of 16, and how many whole blocks follow that."""
     begin = row * classes
@@ -28,13 +28,13 @@ def _row(row, classes, BLOCK: tl.constexpr):
     return begin, end, aligned, (tl.maximum(end - aligned, 0) // BLOCK).to(tl.int32)
 
 
-@triton.jit
+@jit
 def _terms(logit, spread):
     """softplus(l) - spread l."""
     return tl.maximum(logit, 0.0) + tl.log(1 + tl.exp(-tl.abs(logit))) - spread * logit
 
 
-@triton.jit
+@jit
 def sparse_sigmoid_forward(
     logits, labels, shares, spread, losses, classes, most, BLOCK: tl.constexpr
 ):
@@ -63,40 +63,40 @@ def sparse_sigmoid_forward(
     tl.store(losses + row, loss)
 
 
-@triton.jit
-def _slopes(logit, at, begin, row, labels, shares, everywhere, given, most):
-    """The gradient at the flat places `at` of a row."""
+@jit
+def _slopes(logit, column, labels, shares, everywhere, given, most):
+    """The gradient at some columns of a row, whose labels and shares begin at the pointers."""
     slope = 1 / (1 + tl.exp(-logit)) - everywhere
     for index in range(most):
-        label = tl.load(labels + row * most + index)
-        share = tl.load(shares + row * most + index)
-        slope -= tl.where((at - begin) == label, share, 0.0)
+        slope -= tl.where(column == tl.load(labels + index), tl.load(shares + index), 0.0)
     return slope * given
 
 
-@triton.jit
+@jit
 def sparse_sigmoid_backward(
     given, logits, labels, shares, spread, slopes, classes, most, BLOCK: tl.constexpr
 ):
     """One program: the gradient of one image's logits."""
     row = tl.program_id(0).to(tl.int64)
     begin, end, aligned, blocks = _row(row, classes, BLOCK)
+    labels += row * most
+    shares += row * most
     scale, everywhere = tl.load(given + row), 0.0
     if spread is not None:
         everywhere = tl.load(spread + row)
     for block in range(blocks):
         at = aligned + block * BLOCK + tl.arange(0, BLOCK)
         logit = tl.load(logits + at).to(tl.float32)
-        value = _slopes(logit, at, begin, row, labels, shares, everywhere, scale, most)
+        value = _slopes(logit, at - begin, labels, shares, everywhere, scale, most)
         tl.store(slopes + at, value.to(slopes.dtype.element_ty))
     at = aligned + blocks * BLOCK + tl.arange(0, BLOCK)
     logit = tl.load(logits + at, at < end, 0.0).to(tl.float32)
-    value = _slopes(logit, at, begin, row, labels, shares, everywhere, scale, most)
+    value = _slopes(logit, at - begin, labels, shares, everywhere, scale, most)
     tl.store(slopes + at, value.to(slopes.dtype.element_ty), at < end)
     at = begin + tl.arange(0, 16)
     head = (at < aligned) & (at < end)
     logit = tl.load(logits + at, head, 0.0).to(tl.float32)
-    value = _slopes(logit, at, begin, row, labels, shares, everywhere, scale, most)
+    value = _slopes(logit, at - begin, labels, shares, everywhere, scale, most)
     tl.store(slopes + at, value.to(slopes.dtype.element_ty), head)
 
 
@@ -159,10 +159,11 @@ class _SparseSigmoid(torch.autograd.Function):
     """The two operators above; the logits are all that is kept of size [B, K]."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, shares: Tensor, spread: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, logits: Tensor, labels: Tensor, shares: Tensor, spread: Tensor | None
+    ) -> Tensor:
         inputs = [
-            each if each is None else each.contiguous()
-            for each in (logits, labels, shares, spread)
+            each if each is None else each.contiguous() for each in (logits, labels, shares, spread)
         ]
         ctx.save_for_backward(*inputs)
         return sparse_sigmoid(*inputs)
@@ -173,8 +174,6 @@ class _SparseSigmoid(torch.autograd.Function):
         return slopes, None, None, None
 
 
-def sigmoid_loss(
-    logits: Tensor, labels: Tensor, shares: Tensor, spread: Tensor | None
-) -> Tensor:
+def sigmoid_loss(logits: Tensor, labels: Tensor, shares: Tensor, spread: Tensor | None) -> Tensor:
     """As `vitscale.ops.sigmoid.torch_sigmoid_loss`, its plain twin."""
     return _SparseSigmoid.apply(logits, labels, shares, spread)  # pyright: ignore[reportReturnType]

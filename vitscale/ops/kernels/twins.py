@@ -26,7 +26,9 @@ def disagreement(device: torch.device, dtype: torch.dtype) -> str:
     for name, kernel, twin, inputs in _pairs(device, dtype):
         try:
             found = _results(kernel, inputs)
-        except Exception as error:  # whatever compiler, driver or launcher say, the run can do without
+        except (
+            Exception
+        ) as error:  # whatever compiler, driver or launcher say, the run can do without
             return f"{name} failed on this device: {type(error).__name__}: {str(error)[:200]}"
         for one, two in zip(found, _results(twin, inputs), strict=True):
             error = float((one.float() - two.float()).norm() / two.float().norm())
