@@ -27,6 +27,7 @@ _RAY_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_COLOR_PREFIX": "0",  # the log of a job is read by programs, too
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Its exporter lives on after ray.shutdown, and after several clusters in one process it aborted that (Ray 2.60).
     "RAY_enable_metrics_collection": "0",
@@ -52,7 +53,8 @@ def connected(profile: ClusterProfile) -> Generator[dict[str, float]]:
     """
     more = _LOCAL_ENVIRONMENT if profile.is_local else {}
     prepare_environment(more | (_ELASTIC_ENVIRONMENT if profile.is_elastic else {}))
-    import ray
+    # torch comes with it. Loaded beside the threads of a connected Ray, it at times ended the process (Ray 2.60).
+    import ray.train.torch
 
     if profile.is_local:
         _start_here(ray, profile)

@@ -13,12 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vitscale import __version__
 from vitscale.attempts import attempts_of, committed_step
 from vitscale.durable import write_text_atomically
-from vitscale.errors import ConfigError, VitscaleError
+from vitscale.errors import VitscaleError
 from vitscale_launch.events import tell
-from vitscale_launch.job import Job, ordered_job, python_version
+from vitscale_launch.job import Job, insist_on_versions, ordered_job
 from vitscale_launch.submit import run_job
 
 _LOOK_S = 2.0
@@ -42,7 +41,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _run(order: Mapping[str, Any]) -> dict[str, Any]:
-    _insist_on_versions(order)
+    insist_on_versions(order)
     job = ordered_job(order)
     teller = _Teller(job)
 
@@ -56,15 +55,6 @@ def _run(order: Mapping[str, Any]) -> dict[str, Any]:
         return run_job(job, ready)
     finally:
         teller.close()
-
-
-def _insist_on_versions(order: Mapping[str, Any]) -> None:
-    for what, here in (("vitscale", __version__), ("python", python_version())):
-        if order[what] != here:
-            raise ConfigError(
-                f"the job was submitted with {what} {order[what]} and the cluster has {here}",
-                do="Use the same version on both sides: another image, or another environment.",
-            )
 
 
 class _Teller(threading.Thread):

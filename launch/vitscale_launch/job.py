@@ -81,6 +81,20 @@ def ordered_job(order: Mapping[str, Any]) -> Job:
     )
 
 
+def insist_on_versions(order: Mapping[str, Any]) -> None:
+    """Pass where the versions here are those the job was submitted with.
+
+    Raises:
+        ConfigError: vitscale or Python are others.
+    """
+    for what, here in (("vitscale", __version__), ("python", python_version())):
+        if order[what] != here:
+            raise ConfigError(
+                f"the job was submitted with {what} {order[what]} and the cluster has {here}",
+                do="Use the same version on both sides: another image, or another environment.",
+            )
+
+
 def python_version() -> str:
     """Of this process, such as "3.11"; compiled modules fit one of them only."""
     return f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -94,6 +108,13 @@ def make_job(recipe: Recipe, profile: ClusterProfile, resume: Resume = "auto") -
         DataError: the training set cannot be read from here.
     """
     _insist_on_one_device(recipe, profile)
+    if resume == "never" and profile.kind in ("kuberay", "slurm"):
+        raise ConfigError(
+            f'a job of kind "{profile.kind}" is started again by itself, and would then refuse its own commits',
+            where="--resume",
+            given=resume,
+            do="Choose a run.name that is new, and --resume auto.",
+        )
     if profile.storage is not None:
         recipe = _stored(recipe, profile.storage)
     from vitscale.data.facts import facts_of  # numpy and image libraries, no torch

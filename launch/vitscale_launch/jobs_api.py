@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import urllib.error
 import urllib.request
@@ -20,6 +21,11 @@ _MODE = "RAY_AUTH_MODE"
 _ENTRYPOINT = "exec python -m vitscale_launch.inside order.json"
 ORDER = "order.json"
 OVER = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
+_TALKERS = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
 _OWN = "vitscale.run"
 
 
@@ -42,6 +48,8 @@ class JobsApi:
             self._insist_on_lock()
         from ray.job_submission import JobSubmissionClient
 
+        for name in _TALKERS:
+            logging.getLogger(name).setLevel(logging.WARNING)
         with self._answering():
             self._client = JobSubmissionClient(self.url)
             self._insist_on_version(self._get("/api/version")["ray_version"])

@@ -8,8 +8,11 @@ from typing import Any
 from vitscale.config.cluster import ClusterProfile
 from vitscale.config.load import Recipe
 from vitscale.config.redaction import redact_table
+from vitscale_launch.handing import apply_manifests, queue_script
 from vitscale_launch.job import Job, Resume, check_machine, make_job
+from vitscale_launch.kuberay import manifests
 from vitscale_launch.package import package_here
+from vitscale_launch.slurm import batch_script
 
 
 def submit(
@@ -39,10 +42,14 @@ def submit(
         LeaseError: the run is at work already.
     """
     job = make_job(recipe, profile, resume)
-    if profile.kind == "local" or (profile.kind == "ray" and not profile.is_remote):
+    if profile.kind == "kuberay":
+        return apply_manifests(job)
+    if not profile.ships:
         return run_job(job)
     package = package_here()
     package.insist(allow_dirty=allow_dirty, limit_mb=profile.package_mb)
+    if profile.kind == "slurm":
+        return queue_script(job, package)
     _insist_on_ray()
     from vitscale_launch.jobs import Jobs
 
@@ -93,7 +100,16 @@ def dry_run(
             "plan": plan | {"worlds": list(job.worlds)},
             "config": job.recipe.config.model_dump(mode="json"),
         }
-    )
+    ) | _handed_over(job)
+
+
+def _handed_over(job: Job) -> dict[str, str]:
+    """The text that another program is given: a manifest or a script; without secrets, since both are plain files."""
+    if job.profile.kind == "kuberay":
+        return {"handed_over": manifests(job)}
+    if job.profile.kind == "slurm":
+        return {"handed_over": batch_script(job)}
+    return {}
 
 
 def _insist_on_ray() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from vitscale.cli.arguments import add_json, print_json
-from vitscale.config.cluster import load_profile
+from vitscale.config.cluster import ClusterProfile, load_profile
 
 if TYPE_CHECKING:
     from vitscale_launch.jobs import Jobs
@@ -81,28 +82,33 @@ def _state(row: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _status(jobs: Jobs, arguments: argparse.Namespace) -> int:
-    _show(jobs.status(arguments.job), arguments.json)
+    show_table(jobs.status(arguments.job), arguments.json)
     return 0
 
 
 def _logs(jobs: Jobs, arguments: argparse.Namespace) -> int:
-    if not arguments.follow:
-        log = jobs.log(arguments.job)
-        print_json({"log": log}) if arguments.json else print(log, end="")
-        return 0
-    show = _silent if arguments.json else _show_line
-    status = jobs.follow(arguments.job, show)
-    if arguments.json:
+    if arguments.follow:
+        return _follow(jobs, arguments.job, as_json=arguments.json)
+    log = jobs.log(arguments.job)
+    print_json({"log": log}) if arguments.json else print(log, end="")
+    return 0
+
+
+def follow(profile: ClusterProfile, job: str, *, as_json: bool) -> int:
+    """Show the log of a job until it is over; its exit code."""
+    from vitscale_launch.jobs import Jobs
+
+    return _follow(Jobs(profile), job, as_json=as_json)
+
+
+def _follow(jobs: Jobs, job: str, *, as_json: bool) -> int:
+    def show(line: str) -> None:
+        print(line, file=sys.stderr if as_json else sys.stdout, flush=True)
+
+    status = jobs.follow(job, show)
+    if as_json:
         print_json(status)
-    return 1 if status["exit_code"] is None else status["exit_code"]
-
-
-def _silent(line: str) -> None:
-    pass
-
-
-def _show_line(line: str) -> None:
-    print(line, flush=True)
+    return 1 if status["exit_code"] is None else int(status["exit_code"])
 
 
 def _stop(jobs: Jobs, arguments: argparse.Namespace) -> int:
@@ -117,7 +123,7 @@ def _stop(jobs: Jobs, arguments: argparse.Namespace) -> int:
 def _resubmit(jobs: Jobs, arguments: argparse.Namespace) -> int:
     from vitscale_launch.package import package_here
 
-    _show(jobs.resubmit(arguments.job, package_here()), arguments.json)
+    show_table(jobs.resubmit(arguments.job, package_here()), arguments.json)
     return 0
 
 
@@ -153,7 +159,8 @@ _RUN = {
 }
 
 
-def _show(table: Mapping[str, Any], as_json: bool) -> None:
+def show_table(table: Mapping[str, Any], as_json: bool) -> None:
+    """Print a table of names and values; values that are not known are left out."""
     if as_json:
         print_json(table)
         return

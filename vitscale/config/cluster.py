@@ -29,7 +29,7 @@ _NOT_WITH: dict[Kind, set[str]] = {
     },
     "ray": {"queue", "time_limit", "kuberay", "slurm"},
     "kuberay": {*_JOBS_API, "pass_environment", "slurm"},
-    "slurm": {"address", "connect_s", "workers_min", "kuberay"},
+    "slurm": {"address", "connect_s", "workers_min", "pass_environment", "kuberay"},
 }
 _INSIDE = {
     *("workers", "workers_min", "workers_per_node", "cpus_per_worker", "gpus_per_worker"),
@@ -185,6 +185,11 @@ class ClusterProfile(Section):
     def is_remote(self) -> bool:
         """Whether the job goes to the Jobs API of a running cluster, and the command does not wait for it."""
         return self.kind == "ray" and (self.address or "").startswith(_HTTP)
+
+    @property
+    def ships(self) -> bool:
+        """Whether the code goes along with the job; an image has its own, and here it lies already."""
+        return self.is_remote or self.kind == "slurm"
 
     @property
     def uses_torchrun(self) -> bool:
