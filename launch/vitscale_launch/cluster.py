@@ -61,7 +61,7 @@ def connected(profile: ClusterProfile) -> Generator[dict[str, float]]:
     else:
         _connect(ray, profile)
     try:
-        resources = ray.cluster_resources()
+        resources: dict[str, float] = {**ray.cluster_resources()}
         _insist_on_room(resources, profile)
         yield resources
     finally:

@@ -202,9 +202,7 @@ class Jobs:
                 return details
         known = {job.metadata["vitscale.run"] for job in jobs}
         hint = nearest(name, known) if known else "there are none of vitscale."
-        raise ConfigError(
-            f"the cluster knows no job '{name}'", do=f"{hint[0].upper()}{hint[1:]}"
-        )
+        raise ConfigError(f"the cluster knows no job '{name}'", do=f"{hint[0].upper()}{hint[1:]}")
 
     def _next_id(self, metadata: Mapping[str, str]) -> str:
         """NAME-N with the next free N.
@@ -285,9 +283,7 @@ def _row(details: Any, story: Story | None = None) -> dict[str, Any]:
 
 def _error_of(refused: Mapping[str, Any]) -> VitscaleError:
     kind = getattr(vitscale.errors, refused["type"])
-    return kind(
-        refused["what"], where=refused["where"], given=refused["given"], do=refused["do"]
-    )
+    return kind(refused["what"], where=refused["where"], given=refused["given"], do=refused["do"])
 
 
 def _short(record: Mapping[str, Any]) -> str:

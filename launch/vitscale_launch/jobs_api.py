@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,9 @@ class JobsApi:
         ]
 
     def _get(self, path: str) -> dict[str, Any]:
-        answer = self._client._do_request("GET", path)  # adds the token; the public calls do the same
+        answer = self._client._do_request(
+            "GET", path
+        )  # adds the token; the public calls do the same
         answer.raise_for_status()
         return answer.json()
 
@@ -181,11 +184,9 @@ class JobsApi:
 
 
 def _insist_on_token() -> None:
-    from ray._raylet import AuthenticationTokenLoader
-
-    if os.environ[_MODE] != "token":
-        return
-    if not AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
+    raylet: Any = import_module("ray._raylet")
+    has_token = raylet.AuthenticationTokenLoader.instance().has_token
+    if os.environ[_MODE] == "token" and not has_token(ignore_auth_mode=True):
         raise ResourceError(
             "there is no token to show to the cluster",
             where="RAY_AUTH_TOKEN",

@@ -107,7 +107,7 @@ def _pod(job: Job, kuberay: Kuberay, *, is_head: bool) -> dict[str, Any]:
             "emptyDir": {"medium": "Memory", "sizeLimit": f"{kuberay.shared_memory_gb}Gi"},
         },
     ]
-    mounts = [
+    mounts: list[dict[str, Any]] = [
         {"name": "runs", "mountPath": profile.storage},
         {"name": "shared-memory", "mountPath": "/dev/shm"},
     ]

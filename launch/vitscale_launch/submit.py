@@ -81,9 +81,7 @@ def run_job(
         return run_on_ray(job, signals, **options)
 
 
-def dry_run(
-    recipe: Recipe, profile: ClusterProfile, *, resume: Resume = "auto"
-) -> dict[str, Any]:
+def dry_run(recipe: Recipe, profile: ClusterProfile, *, resume: Resume = "auto") -> dict[str, Any]:
     """Profile, plan and resolved config of a job, secrets hidden; starts and writes nothing.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*")
 # Words that YAML 1.1 reads as something else than text.
@@ -19,7 +19,7 @@ def to_yaml(value: Mapping[str, Any]) -> str:
 
 def _lines(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
-        for key, each in value.items():
+        for key, each in cast("Mapping[str, Any]", value).items():
             yield from _entry(f"{_scalar(key)}:", each, indent="  ")
     else:
         for each in value:

@@ -52,9 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         _print_dry(dry_run(recipe, profile, resume=arguments.resume), arguments.json)
         return 0
-    reply = submit(
-        recipe, profile, resume=arguments.resume, allow_dirty=arguments.allow_dirty
-    )
+    reply = submit(recipe, profile, resume=arguments.resume, allow_dirty=arguments.allow_dirty)
     if reply["status"] != "submitted":
         print_reply(reply, as_json=arguments.json)
         return int(reply["exit_code"])

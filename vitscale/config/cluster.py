@@ -102,7 +102,7 @@ class ClusterProfile(Section):
     """local: Ray inside the command. ray: a running Ray cluster. kuberay: Kubernetes. slurm: a batch script."""
 
     address: str | None = None
-    """Of a Ray cluster: "http://HOST:8265" submits to its Jobs API; "auto" and "HOST:6379" join it with this command."""
+    """Of a Ray cluster: "http://HOST:8265" submits to its Jobs API; "auto" and "HOST:6379" join it from here."""
 
     workers: int = Field(default=2, ge=1)
     """Ranks of the job, at most; one process each."""
