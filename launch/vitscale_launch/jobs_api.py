@@ -19,7 +19,7 @@ from vitscale_launch.cluster import insist_on_listener, no_answer, prepare_envir
 from vitscale_launch.events import Story, events_in, is_event, story_of
 
 _MODE = "RAY_AUTH_MODE"
-_ENTRYPOINT = "exec python -m vitscale_launch.inside order.json"
+ENTRYPOINT = "exec python -m vitscale_launch.inside order.json"
 ORDER = "order.json"
 OVER = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 _TALKERS = (
@@ -59,12 +59,14 @@ class JobsApi:
         self, job_id: str, folder: Path, metadata: Mapping[str, str], environment: Mapping[str, str]
     ) -> None:
         """Upload `folder`, which holds the package and its order, and have Ray run it."""
-        stop_s = {"RAY_JOB_STOP_WAIT_TIME_S": str(self._profile.grace_s)}
         with self._answering():
             self._client.submit_job(
-                entrypoint=_ENTRYPOINT,
+                entrypoint=ENTRYPOINT,
                 submission_id=job_id,
-                runtime_env={"working_dir": str(folder), "env_vars": {**environment, **stop_s}},
+                runtime_env={
+                    "working_dir": str(folder),
+                    "env_vars": {**environment, **stop_patience(self._profile)},
+                },
                 metadata=dict(metadata),
             )
 
@@ -181,6 +183,11 @@ class JobsApi:
                 given=self.url,
                 do=f"Install the same version here: pip install 'ray[default,train]=={there}'.",
             )
+
+
+def stop_patience(profile: ClusterProfile) -> dict[str, str]:
+    """Ray gives a job three seconds between the signal to stop and the kill, unless told otherwise."""
+    return {"RAY_JOB_STOP_WAIT_TIME_S": str(profile.grace_s)}
 
 
 def _insist_on_token() -> None:

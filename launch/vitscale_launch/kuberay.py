@@ -148,7 +148,8 @@ def _resources(profile: ClusterProfile, kuberay: Kuberay, *, is_head: bool) -> d
 
 
 def _placed(kuberay: Kuberay) -> dict[str, Any]:
-    selector = {"nodeSelector": kuberay.node_selector} if kuberay.node_selector else {}
+    labels = dict(text.split("=") for text in kuberay.node_selector)
+    selector = {"nodeSelector": labels} if labels else {}
     taints = _tolerations(kuberay.tolerations)
     return selector | ({"tolerations": taints} if taints else {})
 
@@ -166,7 +167,7 @@ def _tolerations(texts: Sequence[str]) -> list[dict[str, str]]:
 def _stop_of_head(job: Job) -> str:
     """Without its head the job is over: have it commit, and wait until its process has ended."""
     stop = shlex.quote(str(job.folder / "STOP"))
-    return f"touch {stop}; while pgrep -f vitscale_launch.inside > /dev/null; do sleep 1; done"
+    return f"touch {stop}; {_wait_for('vitscale_launch[.]inside')}"
 
 
 def _stop_of_worker(profile: ClusterProfile) -> str:
@@ -175,4 +176,9 @@ def _stop_of_worker(profile: ClusterProfile) -> str:
         "ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION --reason-message 'the pod ends' "
         f"--deadline-remaining-seconds {profile.grace_s}"
     )
-    return f"{drain}; while pgrep -f ray::RayTrainWorker > /dev/null; do sleep 1; done"
+    return f"{drain}; {_wait_for('ray::RayTrain[W]orker')}"
+
+
+def _wait_for(pattern: str) -> str:
+    """Until no such process is left; the pattern must not match the text of the command itself."""
+    return f"while pgrep -f '{pattern}' > /dev/null; do sleep 1; done"

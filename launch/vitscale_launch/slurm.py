@@ -25,7 +25,8 @@ export PYTHONPATH="$run/job${{PYTHONPATH:+:$PYTHONPATH}}"
 mkdir -p "$run"
 rm -f "$run/STOP" "$run/job/reply.json"
 
-# Slurm sends USR1 to this shell {grace_s} s before the limit, and TERM on scancel. The file STOP asks every rank.
+# The file STOP asks every rank to commit and end. Slurm sends USR1 to this shell {grace_s} s before the time limit;
+# `scancel --batch --signal=TERM` ends the run without queueing it again.
 again=no
 trap 'again=yes; touch "$run/STOP"' USR1
 trap 'touch "$run/STOP"' TERM

@@ -10,9 +10,11 @@ from vitscale.config.load import Recipe
 from vitscale.config.redaction import redact_table
 from vitscale_launch.handing import apply_manifests, queue_script
 from vitscale_launch.job import Job, Resume, check_machine, make_job
+from vitscale_launch.jobs_api import ENTRYPOINT, ORDER, stop_patience
 from vitscale_launch.kuberay import manifests
 from vitscale_launch.package import package_here
 from vitscale_launch.slurm import batch_script
+from vitscale_launch.yaml import to_yaml
 
 
 def submit(
@@ -102,7 +104,15 @@ def dry_run(recipe: Recipe, profile: ClusterProfile, *, resume: Resume = "auto")
 
 
 def _handed_over(job: Job) -> dict[str, str]:
-    """The text that another program is given: a manifest or a script; without secrets, since both are plain files."""
+    """What another program is given: a manifest, a script or a request; values of the environment are not shown."""
+    if job.profile.is_remote:
+        names = [*job.profile.pass_environment, *stop_patience(job.profile)]
+        request = {
+            "entrypoint": ENTRYPOINT,
+            "working_dir": [ORDER, "vitscale/", "vitscale_launch/"],
+            "env_vars": names,
+        }
+        return {"handed_over": to_yaml(request)}
     if job.profile.kind == "kuberay":
         return {"handed_over": manifests(job)}
     if job.profile.kind == "slurm":

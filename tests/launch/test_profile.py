@@ -112,6 +112,11 @@ def test_a_taint_that_kubernetes_does_not_know_is_refused(taint):
         Kuberay(image="i", claim="c", tolerations=[taint])
 
 
+def test_a_label_needs_a_value():
+    with pytest.raises(ValidationError, match="KEY=VALUE"):
+        Kuberay(image="i", claim="c", node_selector=["pool"])
+
+
 def test_a_job_on_the_cluster_joins_it_with_what_concerns_the_ranks():
     profile = load_profile(str(SHIPPED / "kuberay.toml"))
     inside = profile.inside()

@@ -94,6 +94,7 @@ class Terminal:
     def close(self):
         self._shell.stdin.close()
         self._shell.wait(timeout=30)
+        self._shell.stdout.close()
 
 
 def clean_clone(folder: Path, ports: dict[str, str]) -> Path:

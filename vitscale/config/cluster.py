@@ -18,6 +18,7 @@ FOLDER = Path("configs/cluster")
 LOCAL = "local"
 Kind = Literal["local", "ray", "kuberay", "slurm"]
 _HTTP = ("http://", "https://")
+_LABEL = re.compile(r"[^\s=]+=[^\s=]*")
 _TOLERATION = re.compile(r"[^\s:=]+(=[^\s:=]*)?:(NoSchedule|PreferNoSchedule|NoExecute)")
 _JOBS_API = {"address", "connect_s", "package_mb"}
 # What would change nothing with each kind, and is refused where somebody sets it.
@@ -58,14 +59,22 @@ class Kuberay(Section):
     shared_memory_gb: int = Field(default=8, ge=1)
     """GiB of /dev/shm in each pod; Ray's object store lives there. It counts as memory of the pod."""
 
-    node_selector: dict[str, str] = Field(default_factory=dict)
-    """Labels that the nodes of the workers must carry."""
+    node_selector: list[str] = Field(default_factory=list)
+    """Labels that the nodes of the workers must carry, as "KEY=VALUE"."""
 
     tolerations: list[str] = Field(default_factory=list)
     """Taints that the workers bear, as "KEY:EFFECT" or "KEY=VALUE:EFFECT"."""
 
     retries: int = Field(default=3, ge=0)
     """Times KubeRay makes the cluster and the job anew, from the last commit, after a head was lost."""
+
+    @field_validator("node_selector")
+    @classmethod
+    def _labels(cls, value: list[str]) -> list[str]:
+        for text in value:
+            if not _LABEL.fullmatch(text):
+                raise ValueError(f'{text!r} is no "KEY=VALUE"')
+        return value
 
     @field_validator("tolerations")
     @classmethod
