@@ -28,6 +28,7 @@ from vitscale_launch.package import Package
 
 _LOOK_S = 0.5
 _CHECK_S = 300.0
+_END_S = 60.0
 _LINES = 15
 _STATES = {
     "PENDING": "pending",
@@ -161,7 +162,7 @@ class Jobs:
                 f"{details.submission_id} is over: {_row(details)['state']}", where="jobs stop"
             )
         self._api.stop(details.submission_id)
-        self._wait_for_end(details.submission_id, self._profile.grace_s + 60.0)
+        self._wait_for_end(details.submission_id, self._profile.grace_s + _END_S)
         status = self.status(details.submission_id)
         if status["exit_code"] not in (0, STOPPED_EXIT_CODE):
             raise ResourceError(
@@ -226,22 +227,23 @@ class Jobs:
         return f"{run}-{max(numbers) + 1}"
 
     def _checked(self, job_id: str) -> Story:
-        """What the job told once its checks have passed; a job that was refused is taken off the list."""
+        """What the job told once its checks have passed."""
         deadline = time.monotonic() + _CHECK_S
         while time.monotonic() < deadline:
-            over = self._api.details(job_id).status in OVER
+            details = self._api.details(job_id)
             story = self._api.story(job_id)
             if story.checked:
                 return story
-            if over and story.refused:
-                self._api.forget(job_id)
+            if story.refused:
+                self._wait_for_end(job_id, _END_S)
                 raise _error_of(story.refused)
-            if over:
-                last = self._api.log(job_id).strip().splitlines()[-_LINES:]
+            if details.status in OVER:
+                text = self._api.log(job_id) or details.message or "no output"
+                last = "\n  ".join(text.strip().splitlines()[-_LINES:])
                 raise ResourceError(
-                    "the job ended before it had begun; its last lines:\n  " + "\n  ".join(last),
+                    f"the job ended before it had begun; its last lines:\n  {last}\n",
                     where=job_id,
-                    do="\nIs vitscale's environment active where the head was started?",
+                    do="Is vitscale's environment active where the head was started?",
                 )
             time.sleep(_LOOK_S)
         raise ResourceError(

@@ -96,11 +96,6 @@ class JobsApi:
         with self._answering():
             self._client.stop_job(job_id)
 
-    def forget(self, job_id: str) -> None:
-        """Take a job that is over off Ray's list."""
-        with self._answering():
-            self._client.delete_job(job_id)
-
     def follow(self, job_id: str, show: Callable[[str], None]) -> None:
         """Hand each line of the log to `show` until the job is over; a lost connection is made anew."""
         asyncio.run(self._follow(job_id, show))
@@ -155,8 +150,7 @@ class JobsApi:
                 do=f"{self.url} was started with another one: use that of its ~/.ray/auth_token.",
             ) from error
         except (OSError, RuntimeError) as error:  # those of requests are OSErrors
-            reason = str(error).strip() or type(error).__name__
-            raise no_answer(self._profile, reason.splitlines()[0]) from error
+            raise no_answer(self._profile, _gist(error)) from error
 
     def _insist_on_lock(self) -> None:
         """Whoever reaches the Jobs API of an open cluster runs what he likes on it."""
@@ -188,6 +182,12 @@ class JobsApi:
 def stop_patience(profile: ClusterProfile) -> dict[str, str]:
     """Ray gives a job three seconds between the signal to stop and the kill, unless told otherwise."""
     return {"RAY_JOB_STOP_WAIT_TIME_S": str(profile.grace_s)}
+
+
+def _gist(error: Exception) -> str:
+    """The line that says it: of a traceback, which the dashboard sends for its own errors, the last."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1] if lines[0].endswith("Traceback (most recent call last):") else lines[0]
 
 
 def _insist_on_token() -> None:

@@ -199,7 +199,7 @@ def shorten(order: Path, steps: int) -> None:
 def test_shellcheck_finds_nothing(recipe_file, tmp_path, name, workers):
     recipe = load_recipe(recipe_file, ["train.batch=4096", "run.home=/tmp/it is a home"])
     given = ["cluster.gpus_per_worker=0", f"cluster.workers={workers}"]
-    given += ["cluster.environment.MESSAGE='a $b'", "cluster.slurm.setup=['source /dev/null']"]
+    given += ["cluster.environment.MESSAGE='a b'", "cluster.slurm.setup=['source /dev/null']"]
     job = make_job(recipe, load_profile(str(CLUSTER / f"{name}.toml"), given))
     script = tmp_path / "script.sh"
     script.write_text(batch_script(job))

@@ -189,18 +189,26 @@ SUBMIT_OTHER = "vitscale submit configs/debug/tiny.toml --on ray run.name=other 
         ("", "cluster.address=http://127.0.0.1:1", "no Ray cluster answers"),
         ("", "engine.device=auto cluster.gpus_per_worker=1", "has 0 GPUs and the job needs 1"),
         ("", "cluster.storage=/dev/null/runs", "the folder of all runs cannot be written"),
-        ("", "cluster.workers=4 cluster.workers_min=4", "CPUs and the job needs 4"),
+        (
+            "",
+            "train.micro_batch=16 cluster.workers=4 cluster.workers_min=4",
+            "CPUs and the job needs 4",
+        ),
     ],
 )
 def test_what_cannot_run_is_refused_in_words_and_nothing_is_started(
     terminal, prefix, more, complaint
 ):
     terminal.succeed("test -d data/digits || vitscale shards pack --from digits --to data/digits")
-    before = terminal.succeed("vitscale jobs list --json")
+    before = json.loads(terminal.succeed("vitscale jobs list --json"))
     code, output = terminal.type(f"{prefix} {SUBMIT_OTHER} {more}")
     assert code == 2, output
     assert complaint in output
-    assert terminal.succeed("vitscale jobs list --json") == before
+    after = json.loads(terminal.succeed("vitscale jobs list --json"))
+    refused = [row for row in after if row not in before]
+    assert {(row["run"], row["state"], row["exit_code"]) for row in refused} <= {
+        ("other", "failed", 2)
+    }
     assert terminal.type("test -e runs/other")[0] == 1
 
 
