@@ -39,14 +39,14 @@ _STATES = {
 }
 
 
-def metadata_of(job: Job, package: Package, group: str | None = None) -> dict[str, str]:
+def metadata_of(job: Job, package: Package) -> dict[str, str]:
     """What Ray keeps with the job, the whole order among it, so that it can be submitted again."""
     return {
         "vitscale.run": job.recipe.config.run.name,
         "vitscale.folder": str(job.folder),
         "vitscale.package": json.dumps(package.record),
         "vitscale.order": json.dumps(job.order),
-    } | ({"vitscale.group": group} if group else {})
+    }
 
 
 def passed_environment(profile: ClusterProfile) -> dict[str, str]:
@@ -80,14 +80,14 @@ class Jobs:
         self._api = JobsApi(profile)
         self._profile = profile
 
-    def submit(self, job: Job, package: Package, group: str | None = None) -> dict[str, Any]:
+    def submit(self, job: Job, package: Package) -> dict[str, Any]:
         """Start a job and wait until its checks on the cluster have passed.
 
         Raises:
             LeaseError: the run is at work already.
             VitscaleError: what the checks found; nothing was started then.
         """
-        metadata = metadata_of(job, package, group)
+        metadata = metadata_of(job, package)
         environment = passed_environment(self._profile)
         job_id = self._next_id(metadata)
         with tempfile.TemporaryDirectory() as name:
@@ -113,10 +113,9 @@ class Jobs:
             "commit": package.commit,
         }
 
-    def list(self, group: str | None = None) -> list[dict[str, Any]]:
+    def list(self) -> list[dict[str, Any]]:
         """One row a job, oldest first."""
-        rows = [_row(details) for details in self._api.jobs()]
-        return [row for row in rows if group is None or row["group"] == group]
+        return [_row(details) for details in self._api.jobs()]
 
     def status(self, name: str) -> dict[str, Any]:
         """The row of a job, and what it has told of itself."""
@@ -190,7 +189,7 @@ class Jobs:
             )
         order = json.loads(details.metadata["vitscale.order"])
         job = ordered_job(order | {"submission": uuid.uuid4().hex})
-        return self.submit(job, package, details.metadata.get("vitscale.group"))
+        return self.submit(job, package)
 
     def resources(self) -> list[dict[str, Any]]:
         """The nodes that live, with (used, total) of their CPUs and GPUs."""
@@ -279,7 +278,6 @@ def _row(details: Any, story: Story | None = None) -> dict[str, Any]:
         "exit_code": code,
         "started": (details.start_time or 0) / 1e3,
         "ended": details.end_time and details.end_time / 1e3,
-        "group": details.metadata.get("vitscale.group"),
     }
 
 

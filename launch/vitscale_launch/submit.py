@@ -23,7 +23,6 @@ def submit(
     *,
     resume: Resume = "auto",
     allow_dirty: bool = False,
-    group: str | None = None,
 ) -> dict[str, Any]:
     """Run the recipe on the cluster of `profile`.
 
@@ -32,7 +31,6 @@ def submit(
         profile: where.
         resume: as in `vitscale train`.
         allow_dirty: ship code that differs from its commit.
-        group: name of the jobs that belong together; for a running cluster only.
 
     Returns:
         The worker's reply, where the command itself is the job; else `status` "submitted", and where it can be seen.
@@ -55,7 +53,7 @@ def submit(
     _insist_on_ray()
     from vitscale_launch.jobs import Jobs
 
-    return Jobs(profile).submit(job, package, group)
+    return Jobs(profile).submit(job, package)
 
 
 def run_job(

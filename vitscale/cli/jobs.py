@@ -33,8 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             action.add_argument(
                 "job", metavar="JOB", help="a job, or a run: its newest job is meant then"
             )
-        if name == "list":
-            action.add_argument("--group", metavar="NAME", help="only the jobs of one sweep")
         if name == "logs":
             action.add_argument(
                 "-f",
@@ -66,12 +64,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _list(jobs: Jobs, arguments: argparse.Namespace) -> int:
-    rows = jobs.list(arguments.group)
+    rows = jobs.list()
     if arguments.json:
         print_json(rows)
         return 0
-    head = ("JOB", "STATE", "EXIT", "STARTED", "GROUP")
-    _columns([head, *((r["job"], *_state(r), r["group"] or "") for r in rows)])
+    head = ("JOB", "STATE", "EXIT", "STARTED")
+    _columns([head, *((r["job"], *_state(r)) for r in rows)])
     return 0
 
 
