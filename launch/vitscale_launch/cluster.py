@@ -11,6 +11,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from vitscale.config.cluster import ClusterProfile
 from vitscale.errors import ResourceError
@@ -26,10 +27,12 @@ _RAY_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_COLOR_PREFIX": "0",  # the log of a job is read by programs, too
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Its exporter lives on after ray.shutdown, and after several clusters in one process it aborted that (Ray 2.60).
     "RAY_enable_metrics_collection": "0",
 }
+_KIND_OF_GPU = "accelerator_type:"
 _LOCAL_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 # Ray plans with a lost node for a while, waits this long for it, and only then takes fewer workers.
 _ELASTIC_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20"}
@@ -42,23 +45,25 @@ def prepare_environment(more: Mapping[str, str] | None = None) -> None:
 
 
 @contextmanager
-def connected(profile: ClusterProfile) -> Generator[None]:
-    """Ray, connected and large enough for the profile's workers; disconnected at the end.
+def connected(profile: ClusterProfile) -> Generator[dict[str, float]]:
+    """Ray, connected and large enough for the profile's workers; gives its resources, and disconnects at the end.
 
     Raises:
         ResourceError: nothing answers at the address, or the cluster lacks CPUs or GPUs.
     """
     more = _LOCAL_ENVIRONMENT if profile.is_local else {}
     prepare_environment(more | (_ELASTIC_ENVIRONMENT if profile.is_elastic else {}))
-    import ray
+    # torch comes with it. Loaded beside the threads of a connected Ray, it at times ended the process (Ray 2.60).
+    import ray.train.torch
 
     if profile.is_local:
         _start_here(ray, profile)
     else:
         _connect(ray, profile)
     try:
-        _insist_on_room(ray.cluster_resources(), profile)
-        yield
+        resources: dict[str, float] = {**ray.cluster_resources()}
+        _insist_on_room(resources, profile)
+        yield resources
     finally:
         ray.shutdown()
 
@@ -77,23 +82,30 @@ def _start_here(ray: Any, profile: ClusterProfile) -> None:
 
 def _connect(ray: Any, profile: ClusterProfile) -> None:
     if profile.address != "auto":
-        _insist_on_listener(profile)
+        insist_on_listener(profile)
     try:
         ray.init(address=profile.address, logging_level=logging.ERROR)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
-        raise _no_answer(profile, str(error).strip().splitlines()[0]) from error
+        raise no_answer(profile, str(error).strip().splitlines()[0]) from error
 
 
-def _insist_on_listener(profile: ClusterProfile) -> None:
-    """Ray itself would try for minutes."""
-    host, _, port = profile.address.removeprefix("ray://").rpartition(":")
+def insist_on_listener(profile: ClusterProfile) -> None:
+    """Pass where somebody listens at the address of a cluster; Ray itself would try for minutes.
+
+    Raises:
+        ResourceError: nobody does.
+    """
+    address = profile.address or ""
+    url = urlsplit(address if "://" in address else f"ray://{address}")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=profile.connect_s).close()
-    except OSError as error:
-        raise _no_answer(profile, str(error)) from error
+        port = url.port or (443 if url.scheme == "https" else 80)
+        socket.create_connection((url.hostname or "", port), timeout=profile.connect_s).close()
+    except (OSError, ValueError) as error:
+        raise no_answer(profile, str(error)) from error
 
 
-def _no_answer(profile: ClusterProfile, reason: str) -> ResourceError:
+def no_answer(profile: ClusterProfile, reason: str) -> ResourceError:
+    """The error of an address at which there is no cluster to be had."""
     return ResourceError(
         f"no Ray cluster answers: {reason}",
         where="cluster.address",
@@ -115,6 +127,14 @@ def _insist_on_room(resources: Mapping[str, float], profile: ClusterProfile) -> 
                 given=profile.fewest,
                 do=f"Use fewer workers, or lower cluster.{name.lower()}s_per_worker.",
             )
+    # Ray marks each node that has GPUs with a small resource that names their kind.
+    kinds = {name.partition(":")[2] for name in resources if name.startswith(_KIND_OF_GPU)}
+    if profile.accelerator is not None and profile.accelerator not in kinds:
+        raise ResourceError(
+            f"the Ray cluster has no {profile.accelerator}",
+            where="cluster.accelerator",
+            do=f"It has: {', '.join(sorted(kinds)) or 'no GPUs'}.",
+        )
 
 
 def _private_folder() -> Path:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import sys
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from vitscale import __version__
 from vitscale.config.cluster import ClusterProfile
 from vitscale.config.dataset import DatasetFacts
 from vitscale.config.load import Recipe
@@ -49,6 +53,52 @@ class Job:
             "max_failures": self.profile.max_failures,
         }
 
+    @property
+    def order(self) -> dict[str, Any]:
+        """What `ordered_job` makes this job of again, on the cluster; JSON."""
+        profile = self.profile.inside().model_dump(mode="json", exclude_unset=True)
+        return {
+            "vitscale": __version__,
+            "python": python_version(),
+            "recipe": json.loads(self.recipe.to_json()),
+            "profile": profile,
+            "resume": self.resume,
+            "submission": self.submission,
+        }
+
+
+def ordered_job(order: Mapping[str, Any]) -> Job:
+    """The job of an order, checked anew.
+
+    Raises:
+        ConfigError, DataError: as `make_job`, where the cluster sees it otherwise than the submitter did.
+    """
+    recipe = Recipe.from_json(json.dumps(order["recipe"]))
+    profile = ClusterProfile.model_validate_json(json.dumps(order["profile"]))
+    return replace(
+        make_job(recipe, profile, order["resume"]),
+        submission=order["submission"],
+    )
+
+
+def insist_on_versions(order: Mapping[str, Any]) -> None:
+    """Pass where the versions here are those the job was submitted with.
+
+    Raises:
+        ConfigError: vitscale or Python are others.
+    """
+    for what, here in (("vitscale", __version__), ("python", python_version())):
+        if order[what] != here:
+            raise ConfigError(
+                f"the job was submitted with {what} {order[what]} and the cluster has {here}",
+                do="Use the same version on both sides: another image, or another environment.",
+            )
+
+
+def python_version() -> str:
+    """Of this process, such as "3.11"; compiled modules fit one of them only."""
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
 
 def make_job(recipe: Recipe, profile: ClusterProfile, resume: Resume = "auto") -> Job:
     """Work out the plan on the profile's number of workers; writes nothing.
@@ -58,6 +108,15 @@ def make_job(recipe: Recipe, profile: ClusterProfile, resume: Resume = "auto") -
         DataError: the training set cannot be read from here.
     """
     _insist_on_one_device(recipe, profile)
+    if resume == "never" and profile.kind in ("kuberay", "slurm"):
+        raise ConfigError(
+            f'a job of kind "{profile.kind}" is started again by itself, and would then refuse its own commits',
+            where="--resume",
+            given=resume,
+            do="Choose a run.name that is new, and --resume auto.",
+        )
+    if profile.storage is not None:
+        recipe = _stored(recipe, profile.storage)
     from vitscale.data.facts import facts_of  # numpy and image libraries, no torch
 
     facts = facts_of(recipe.config.data)
@@ -91,6 +150,13 @@ def check_machine(job: Job) -> None:
         )
     if job.profile.is_local and job.profile.gpus_per_worker:
         _insist_on_gpus(job.profile.workers)
+
+
+def _stored(recipe: Recipe, storage: str) -> Recipe:
+    """The recipe with the cluster's folder of all runs."""
+    run = recipe.config.run.model_copy(update={"home": storage})
+    config = recipe.config.model_copy(update={"run": run})
+    return replace(recipe, config=config, sources=recipe.sources | {"run.home": "cluster.storage"})
 
 
 def _insist_on_one_device(recipe: Recipe, profile: ClusterProfile) -> None:

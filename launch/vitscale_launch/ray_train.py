@@ -107,6 +107,8 @@ def _trainer(job: Job, worker: str) -> Any:
             elastic_resize_monitor_interval_s=0.0,  # our policy looks after each commit
             use_gpu=bool(profile.gpus_per_worker),
             resources_per_worker=resources,
+            placement_strategy=profile.placement.upper(),
+            accelerator_type=profile.accelerator,
         ),
         run_config=RunConfig(
             name="train",

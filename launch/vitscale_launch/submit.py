@@ -2,35 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vitscale.config.cluster import ClusterProfile
 from vitscale.config.load import Recipe
 from vitscale.config.redaction import redact_table
+from vitscale_launch.handing import apply_manifests, queue_script
 from vitscale_launch.job import Job, Resume, check_machine, make_job
+from vitscale_launch.jobs_api import ENTRYPOINT, ORDER, stop_patience
+from vitscale_launch.kuberay import manifests
+from vitscale_launch.package import package_here
+from vitscale_launch.slurm import batch_script
+from vitscale_launch.yaml import to_yaml
 
 
-def submit(recipe: Recipe, profile: ClusterProfile, *, resume: Resume = "auto") -> dict[str, Any]:
-    """Run the recipe on the cluster of `profile` and wait for it; returns the worker's reply.
+def submit(
+    recipe: Recipe,
+    profile: ClusterProfile,
+    *,
+    resume: Resume = "auto",
+    allow_dirty: bool = False,
+) -> dict[str, Any]:
+    """Run the recipe on the cluster of `profile`.
+
+    Args:
+        recipe: what to run.
+        profile: where.
+        resume: as in `vitscale train`.
+        allow_dirty: ship code that differs from its commit.
+
+    Returns:
+        The worker's reply, where the command itself is the job; else `status` "submitted", and where it can be seen.
 
     Raises:
-        ConfigError: recipe and profile do not fit together.
+        ConfigError: recipe and profile do not fit together, or the code may not be shipped.
         DataError: the training set cannot be read.
         ResourceError: no Ray, no cluster at the address, or too little of something.
+        LeaseError: the run is at work already.
     """
-    return run_job(make_job(recipe, profile, resume))
+    job = make_job(recipe, profile, resume)
+    if profile.kind == "kuberay":
+        return apply_manifests(job)
+    if not profile.ships:
+        return run_job(job)
+    package = package_here()
+    package.insist(allow_dirty=allow_dirty, limit_mb=profile.package_mb)
+    if profile.kind == "slurm":
+        return queue_script(job, package)
+    _insist_on_ray()
+    from vitscale_launch.jobs import Jobs
+
+    return Jobs(profile).submit(job, package)
 
 
-def run_job(job: Job, **options: str) -> dict[str, Any]:
-    """Check this machine, then connect to Ray and run; `options` go to `run_on_ray`."""
+def run_job(
+    job: Job, ready: Callable[[Mapping[str, float]], None] | None = None, **options: str
+) -> dict[str, Any]:
+    """Check this machine, connect to Ray and run.
+
+    Args:
+        job: what to run.
+        ready: called with the resources of the cluster once all checks have passed.
+        options: go to `run_on_ray`.
+    """
     check_machine(job)
     _insist_on_ray()
+    from vitscale.checkpoint.lease import insist_on_vacancy
     from vitscale_launch.cluster import connected
     from vitscale_launch.ray_train import run_on_ray
     from vitscale_launch.stopping import stop_signals
 
+    insist_on_vacancy(job.folder, job.submission)
     # Ray installs a SIGTERM handler of its own when it connects, so ours comes after.
-    with connected(job.profile), stop_signals(job.folder) as signals:
+    with connected(job.profile) as resources, stop_signals(job.folder) as signals:
+        if ready is not None:
+            ready(resources)
         return run_on_ray(job, signals, **options)
 
 
@@ -46,12 +93,29 @@ def dry_run(recipe: Recipe, profile: ClusterProfile, *, resume: Resume = "auto")
         {
             "folder": str(job.folder),
             "resume": resume,
-            "cluster": profile.model_dump(mode="json") | {"omp_threads": profile.threads},
+            "cluster": profile.table(),
             "data": {"samples": job.data.samples, "classes": len(job.data.classes)},
             "plan": plan | {"worlds": list(job.worlds)},
-            "config": recipe.config.model_dump(mode="json"),
+            "config": job.recipe.config.model_dump(mode="json"),
         }
-    )
+    ) | _handed_over(job)
+
+
+def _handed_over(job: Job) -> dict[str, str]:
+    """What another program is given: a manifest, a script or a request; values of the environment are not shown."""
+    if job.profile.is_remote:
+        names = [*job.profile.pass_environment, *stop_patience(job.profile)]
+        request = {
+            "entrypoint": ENTRYPOINT,
+            "working_dir": [ORDER, "vitscale/", "vitscale_launch/"],
+            "env_vars": names,
+        }
+        return {"handed_over": to_yaml(request)}
+    if job.profile.kind == "kuberay":
+        return {"handed_over": manifests(job)}
+    if job.profile.kind == "slurm":
+        return {"handed_over": batch_script(job)}
+    return {}
 
 
 def _insist_on_ray() -> None:

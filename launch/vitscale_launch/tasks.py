@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from vitscale.config.cluster import ClusterProfile
+from vitscale.config.cluster import LOCAL, ClusterProfile
 from vitscale.errors import ConfigError
 from vitscale_launch.cluster import connected
 from vitscale_launch.pieces import RayPieces
@@ -26,7 +26,7 @@ class RayTasks:
     def __init__(
         self, profile: ClusterProfile, *, cpus: float | None = None, gpus: float | None = None
     ) -> None:
-        self._profile = profile
+        self._profile, self._address = profile, _address_of(profile)
         self._cpus = profile.cpus_per_worker if cpus is None else cpus
         self._gpus = profile.gpus_per_worker if gpus is None else gpus
         for name, share in (("--task-cpus", self._cpus), ("--task-gpus", self._gpus)):
@@ -46,5 +46,23 @@ class RayTasks:
         if not pieces:
             return
         with connected(self._profile):
-            run = RayPieces(self._profile.address, cpus=self._cpus, gpus=self._gpus)
+            run = RayPieces(self._address, cpus=self._cpus, gpus=self._gpus)
             yield from run(work, pieces)
+
+
+def _address_of(profile: ClusterProfile) -> str:
+    """Where a command of this machine joins the profile's Ray.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if profile.is_local:
+        return LOCAL
+    if profile.kind != "ray" or profile.is_remote or profile.address is None:
+        raise ConfigError(
+            "tasks of an evaluation run on a Ray cluster that this command can join",
+            where="--on",
+            given=profile.address or profile.kind,
+            do='Take "local", or on a machine of the cluster a profile with kind = "ray" and address = "auto".',
+        )
+    return profile.address

@@ -62,7 +62,13 @@ def _wait_for(port, head):
 
 def submit(recipe_folder, address, token):
     command = [sys.executable, "-m", "vitscale", "submit", str(recipe_folder / "recipe.toml")]
-    command += ["--on", "local", f"cluster.address={address}", "engine.kind=local"]
+    command += [
+        "--on",
+        "local",
+        "cluster.kind=ray",
+        f"cluster.address={address}",
+        "engine.kind=local",
+    ]
     return subprocess.run(
         command, cwd=ROOT, env=os.environ | token, capture_output=True, text=True, timeout=180
     )

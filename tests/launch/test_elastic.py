@@ -69,12 +69,14 @@ class Running:
 
 @pytest.fixture
 def begin(recipe, profile, nodes):
-    with connected(profile("wait", address=nodes.address, workers_min=1)):
+    with connected(profile("wait", kind="ray", address=nodes.address, workers_min=1)):
         running = []
 
         def start(**settings):
             running.append(
-                Running(make_job(recipe, profile("wait", address=nodes.address, **settings)))
+                Running(
+                    make_job(recipe, profile("wait", kind="ray", address=nodes.address, **settings))
+                )
             )
             return running[0]
 

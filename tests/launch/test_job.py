@@ -32,7 +32,7 @@ def test_a_dry_run_prints_plan_and_profile_and_loads_nothing_heavy(recipe_file):
     assert printed["plan"]["world"] == 4
     assert printed["plan"]["accumulation"] == 1
     assert printed["plan"]["total_steps"] == 20
-    assert printed["cluster"]["address"] == "local"
+    assert printed["cluster"]["kind"] == "local"
     assert printed["config"]["run"]["name"] == "tiny"
 
 
@@ -82,7 +82,7 @@ def test_a_home_that_is_a_file_is_refused(recipe_file, tmp_path):
 
 def test_an_address_where_nobody_listens_is_an_error_within_seconds():
     before = time.monotonic()
-    profile = ClusterProfile(address="127.0.0.1:1", connect_s=2)
+    profile = ClusterProfile(kind="ray", address="127.0.0.1:1", connect_s=2)
     with pytest.raises(ResourceError, match=r"cluster\.address"), connected(profile):
         pass
     assert time.monotonic() - before < 10

@@ -38,3 +38,13 @@ def test_tasks_on_half_a_core_each_give_the_same_table(tmp_path):
 def test_shares_above_one_are_whole():
     with pytest.raises(ConfigError, match="--task-gpus"):
         RayTasks(ClusterProfile(), gpus=1.5)
+
+
+@pytest.mark.parametrize("kind", ["jobs", "slurm"])
+def test_a_cluster_that_cannot_be_joined_from_here_is_refused(kind):
+    profiles = {
+        "jobs": ClusterProfile(kind="ray", address="http://127.0.0.1:8265"),
+        "slurm": ClusterProfile(kind="slurm"),
+    }
+    with pytest.raises(ConfigError, match="--on"):
+        RayTasks(profiles[kind])

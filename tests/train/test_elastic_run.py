@@ -60,7 +60,9 @@ def newest_commit(folder):
 def test_a_run_goes_on_with_one_node_and_then_with_two_again(tmp_path, monkeypatch, engine):
     recipe = make_recipe(tmp_path, make_data(tmp_path / "data"), engine, *LONG)
     with nodes_of_one_cpu(2, monkeypatch) as nodes:
-        run = Submitted(recipe, ClusterProfile(address=nodes.address, workers=2, workers_min=1))
+        run = Submitted(
+            recipe, ClusterProfile(kind="ray", address=nodes.address, workers=2, workers_min=1)
+        )
         run.wait_for_commit()
         rank_1 = run.folder / "attempts" / "0001" / "rank-00001.json"
         nodes.lose(nodes.node_of(json.loads(rank_1.read_text())["pid"]))
@@ -90,7 +92,7 @@ def test_a_drained_node_costs_a_commit_and_the_run_goes_on_where_it_can(
     recipe = make_recipe(tmp_path, make_data(tmp_path / "data"), "engine.kind=local", *LONG)
     with nodes_of_one_cpu(2, monkeypatch) as nodes:
         profile = ClusterProfile(
-            address=nodes.address, workers=2, workers_min=fewest, max_failures=0
+            kind="ray", address=nodes.address, workers=2, workers_min=fewest, max_failures=0
         )
         run = Submitted(recipe, profile)
         run.wait_for_commit()

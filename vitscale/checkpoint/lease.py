@@ -68,11 +68,7 @@ def claim(run_folder: Path, submission: str, files: Callable[[int], Mapping[str,
     """
     (run_folder / ATTEMPTS).mkdir(exist_ok=True)
     while True:
-        newest = newest_attempt(run_folder)
-        if newest:
-            _insist_on_vacancy(
-                AttemptRecord(newest, attempt_folder(run_folder, newest)), submission
-            )
+        newest = insist_on_vacancy(run_folder, submission)
         if new_attempt(run_folder, newest + 1, files(newest + 1)):
             return Lease(run_folder, newest + 1)
 
@@ -87,11 +83,20 @@ def is_running(run_folder: Path) -> bool:
     return not (newest.end or is_gone(newest.start) or _age_s(beat) > LEASE_S)
 
 
-def _insist_on_vacancy(newest: AttemptRecord, submission: str) -> None:
-    """Pass where the newest attempt is ours, over, or dead; a silent one is watched until that is certain."""
+def insist_on_vacancy(run_folder: Path, submission: str) -> int:
+    """Pass where the newest attempt is ours, over, or dead; a silent one is watched until that is certain.
+
+    Returns:
+        The number of the newest attempt; 0 where there is none.
+
+    Raises:
+        LeaseError: another launch is at work in the folder.
+    """
+    number = newest_attempt(run_folder)
+    newest = AttemptRecord(number, attempt_folder(run_folder, number))
     start, beat = newest.start, newest.folder / BEATS / "rank-00000"
-    if start.get("submission") == submission:
-        return
+    if not number or start.get("submission") == submission:
+        return number
     heard = _beaten_at(beat)
     while not (newest.end or is_gone(start) or _age_s(beat) > LEASE_S):
         if _beaten_at(beat) != heard:
@@ -102,6 +107,7 @@ def _insist_on_vacancy(newest: AttemptRecord, submission: str) -> None:
                 do="Let it run, stop it with `touch STOP` in that folder, or choose another run.name.",
             )
         time.sleep(_LOOK_S)
+    return number
 
 
 def _owner(start: Mapping[str, Any]) -> str:

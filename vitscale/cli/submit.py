@@ -7,13 +7,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vitscale.cli.arguments import add_json, add_recipe, add_resume, print_json
+from vitscale.cli.jobs import follow, show_table
 from vitscale.cli.train import print_reply
-from vitscale.config.cluster import load_profile, split_overrides
+from vitscale.config.cluster import ClusterProfile, load_profile, split_overrides
 from vitscale.config.load import load_recipe
+from vitscale.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, overrides, --on, --resume, --dry-run."""
+    """RECIPE, overrides, --on, --resume, --dry-run, --allow-dirty, --follow."""
     add_recipe(parser)
     parser.add_argument(
         "--on",
@@ -24,30 +26,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_resume(parser)
     parser.add_argument(
-        "--dry-run", action="store_true", help="print profile, plan and config, and start nothing"
+        "--dry-run",
+        action="store_true",
+        help="print profile, plan, config and what would be handed over, and start nothing",
+    )
+    parser.add_argument(
+        "--allow-dirty", action="store_true", help="ship code that differs from its commit"
+    )
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="show the log of a job on a running cluster until it is over; Ctrl-C leaves it running",
     )
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Submit and wait; exit code 75 means stopped on request and safe to submit again."""
+    """Submit; exit code 75 means stopped on request and safe to submit again."""
     from vitscale_launch.submit import dry_run, submit
 
     for_recipe, for_profile = split_overrides(arguments.overrides)
     profile = load_profile(arguments.on, for_profile)
+    _insist_on_effect(arguments, profile)
     recipe = load_recipe(arguments.recipe, for_recipe)
     if arguments.dry_run:
-        _print_table(dry_run(recipe, profile, resume=arguments.resume), arguments.json)
+        _print_dry(dry_run(recipe, profile, resume=arguments.resume), arguments.json)
         return 0
-    reply = submit(recipe, profile, resume=arguments.resume)
-    print_reply(reply, as_json=arguments.json)
-    return int(reply["exit_code"])
+    reply = submit(recipe, profile, resume=arguments.resume, allow_dirty=arguments.allow_dirty)
+    if reply["status"] != "submitted":
+        print_reply(reply, as_json=arguments.json)
+        return int(reply["exit_code"])
+    show_table(reply, arguments.json)
+    return follow(profile, reply["job"], as_json=arguments.json) if arguments.follow else 0
 
 
-def _print_table(table: Mapping[str, Any], as_json: bool) -> None:
+def _insist_on_effect(arguments: argparse.Namespace, profile: ClusterProfile) -> None:
+    if arguments.follow and not profile.is_remote:
+        raise ConfigError(
+            "--follow has no effect with this profile",
+            where="submit",
+            given=arguments.on,
+            do="Only jobs of a running cluster, at http://HOST:8265, can be followed.",
+        )
+    if arguments.allow_dirty and not profile.ships:
+        raise ConfigError(
+            "--allow-dirty has no effect with this profile: no code is shipped",
+            where="submit",
+            given=arguments.on,
+            do="Leave it out.",
+        )
+
+
+def _print_dry(table: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(table)
         return
+    handed = table.pop("handed_over", None)
+    _print_table(table)
+    if handed is not None:
+        print(f"\n{handed}", end="")
+
+
+def _print_table(table: Mapping[str, Any]) -> None:
     lines = list(_flat(table))
     width = max(len(key) for key, _ in lines)
     for key, value in lines:
