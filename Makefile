@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 RUNS ?= runs/demo
 FUZZ_S ?= 300
 PEERS  := .venv-peers
-BENCHES := augment checkpoint decode elastic growth loader memory shuffle step
+BENCHES := augment checkpoint decode elastic growth kernels loader memory shuffle step
 
 # python3.11 where there is one, else a python3 that is new enough.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)

@@ -39,6 +39,7 @@ class _Explicit(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        q, k, v = (each.contiguous() for each in (q, k, v))  # once, for both directions
         mixed, taken = explicit_attention(q, k, v, bias)
         ctx.save_for_backward(q, k, v, taken)
         ctx.bias = None if bias is None else bias.shape
