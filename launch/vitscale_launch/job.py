@@ -91,6 +91,7 @@ def insist_on_versions(order: Mapping[str, Any]) -> None:
         if order[what] != here:
             raise ConfigError(
                 f"the job was submitted with {what} {order[what]} and the cluster has {here}",
+                where=what,
                 do="Use the same version on both sides: another image, or another environment.",
             )
 

@@ -158,7 +158,9 @@ class Jobs:
         details = self._find(name)
         if details.status in OVER:
             raise ConfigError(
-                f"{details.submission_id} is over: {_row(details)['state']}", where="jobs stop"
+                f"{details.submission_id} is over: {_row(details)['state']}",
+                where="jobs stop",
+                do="There is nothing to stop; `vitscale jobs resubmit` goes on with it.",
             )
         self._api.stop(details.submission_id)
         self._wait_for_end(details.submission_id, self._profile.grace_s + _END_S)
@@ -202,7 +204,12 @@ class Jobs:
                 return details
         known = {job.metadata["vitscale.run"] for job in jobs}
         hint = nearest(name, known) if known else "there are none of vitscale."
-        raise ConfigError(f"the cluster knows no job '{name}'", do=f"{hint[0].upper()}{hint[1:]}")
+        raise ConfigError(
+            "the cluster knows no such job",
+            where="jobs",
+            given=name,
+            do=f"{hint[0].upper()}{hint[1:]}",
+        )
 
     def _next_id(self, metadata: Mapping[str, str]) -> str:
         """NAME-N with the next free N.

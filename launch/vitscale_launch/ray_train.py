@@ -11,6 +11,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from vitscale.attempts import attempts_of, note_end, restarts_of
@@ -24,6 +25,7 @@ from vitscale_launch.stopping import StopSignals
 WORKER = "vitscale.train.worker:run"
 _LOOK_S = 0.2
 _FATAL_GRACE_S = 30.0
+_END_S = 30.0
 
 
 def run_on_ray(job: Job, signals: StopSignals, worker: str = WORKER) -> dict[str, Any]:
@@ -37,15 +39,18 @@ def run_on_ray(job: Job, signals: StopSignals, worker: str = WORKER) -> dict[str
     started = time.time()
     fit = _Fit(job, worker)
     fit.start()
-    while fit.is_alive():
-        fit.join(_LOOK_S)
-        signals.keep_asking()
-        if signals.count > 1:
-            return _left_at_once(job)
-        word = last_word(job.folder, started, job.submission)
-        if word is not None and time.time() - word["time"] > _FATAL_GRACE_S:
-            return _failed(job, word["exit_code"], word["message"])
-    return fit.reply()
+    try:
+        while fit.is_alive():
+            fit.join(_LOOK_S)
+            signals.keep_asking()
+            if signals.count > 1:
+                return _left_at_once(job)
+            word = last_word(job.folder, started, job.submission)
+            if word is not None and time.time() - word["time"] > _FATAL_GRACE_S:
+                return _failed(job, word["exit_code"], word["message"])
+        return fit.reply()
+    finally:
+        fit.end()
 
 
 class _Fit(threading.Thread):
@@ -54,18 +59,29 @@ class _Fit(threading.Thread):
     def __init__(self, job: Job, worker: str) -> None:
         super().__init__(name="ray-train", daemon=True)
         self._job, self._worker = job, worker
+        self._controllers: list[Any] = []
         self._outcome: Any = None
         self._error: Exception | None = None
 
     def run(self) -> None:
         try:
-            self._outcome = _trainer(self._job, self._worker).fit().return_value
+            trainer = _trainer(self._job, self._worker, self._controllers.append)
+            self._outcome = trainer.fit().return_value
         except Exception as error:  # handed to the main thread by `reply`
             self._error = error
-        except (
-            SystemExit
-        ):  # so Ray ends a wait when it is shut down: the main thread had its answer
-            pass
+
+    def end(self) -> None:
+        """End the wait, and with Ray's controller its ranks.
+
+        A thread that waits while Ray is shut down at times takes the whole process with it (Ray 2.60).
+        """
+        import ray
+
+        deadline = time.monotonic() + _END_S
+        while self.is_alive() and time.monotonic() < deadline:
+            for controller in self._controllers:
+                ray.kill(controller)
+            self.join(_LOOK_S)
 
     def reply(self) -> dict[str, Any]:
         """What rank 0 returned, or a failure once the restarts are used up."""
@@ -83,7 +99,7 @@ class _Fit(threading.Thread):
         return _failed(self._job, 1, f"all {tries} attempts failed; the last one: {self._error}")
 
 
-def _trainer(job: Job, worker: str) -> Any:
+def _trainer(job: Job, worker: str, note_controller: Callable[[Any], None]) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
     from ray.train.v2.api.config import LoggingConfig
@@ -93,7 +109,7 @@ def _trainer(job: Job, worker: str) -> Any:
     shutil.rmtree(storage, ignore_errors=True)
     storage.mkdir(parents=True)
     resources = {"CPU": profile.cpus_per_worker, "GPU": float(profile.gpus_per_worker)}
-    return _trainer_class(job)(
+    return _trainer_class(job, note_controller)(
         work,
         train_loop_config={"request": job.request, "worker": worker, "worlds": job.worlds},
         torch_config=TorchConfig(
@@ -120,14 +136,17 @@ def _trainer(job: Job, worker: str) -> Any:
     )
 
 
-def _trainer_class(job: Job) -> Any:
-    """TorchTrainer with our scaling policy; on a local cluster without the process that outlives it.
+def _trainer_class(job: Job, note_controller: Callable[[Any], None]) -> Any:
+    """TorchTrainer with our scaling policy, whose controller is known; on a local cluster without its cleaner.
 
-    That process, which frees the resources of a trainer, asks the dashboard once a second, which a local cluster does
-    not have, and says so each time. Should Ray rename that method, only the noise comes back; should it rename the
-    other, tests/launch/test_elastic.py says so.
+    The cleaner, a process that outlives a trainer and frees its resources, asks the dashboard once a second, which a
+    local cluster does not have, and says so each time. Should Ray rename that method, only the noise comes back; should
+    it rename the other, tests/launch/test_elastic.py and test_ray.py say so.
     """
+    import ray
     from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.constants import get_env_vars_to_propagate
+    from ray.train.v2._internal.execution.controller import TrainController
 
     class Trainer(TorchTrainer):
         def _create_default_callbacks(self) -> list[Any]:
@@ -139,7 +158,13 @@ def _trainer_class(job: Job) -> Any:
         def _initialize_and_run_controller(self, **settings: Any) -> Any:
             if job.profile.is_elastic:
                 settings["scaling_policy"] = scaling_policy(job, self.scaling_config)
-            return super()._initialize_and_run_controller(**settings)
+            here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+            environment = {"env_vars": get_env_vars_to_propagate()}
+            actor: Any = ray.remote(num_cpus=0, label_selector=here, runtime_env=environment)
+            controller = actor(TrainController).remote(**settings)
+            note_controller(controller)
+            ray.get(controller.run.remote())
+            return ray.get(controller.get_result.remote())
 
     return Trainer
 

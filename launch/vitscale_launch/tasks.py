@@ -32,7 +32,10 @@ class RayTasks:
         for name, share in (("--task-cpus", self._cpus), ("--task-gpus", self._gpus)):
             if share < 0 or (share > 1 and share != int(share)):
                 raise ConfigError(
-                    "must be a whole number, or a share below 1", where=name, given=share
+                    "must be a whole number, or a share below 1",
+                    where=name,
+                    given=share,
+                    do="Such as 0.5, 1 or 2.",
                 )
 
     def __call__(

@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import contextmanager
 
+import psutil
 import pytest
 
 from vitscale.config.cluster import ClusterProfile
@@ -113,3 +114,26 @@ def test_restarts_that_are_used_up_end_the_job_as_failed(recipe, profile):
         reply = run(job)
     assert (reply["status"], reply["exit_code"]) == ("failed", 1)
     assert "all 1 attempts failed" in reply["message"]
+
+
+def test_a_second_sigterm_leaves_at_once_with_no_rank_and_no_wait_left_behind(recipe, profile):
+    job = make_job(recipe, profile("deaf"))
+    ranks = []
+
+    def leave(notes):
+        ranks.extend(note["pid"] for note in notes)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not (job.folder / "STOP").exists():  # two signals at once are one
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with once_started(job, leave):
+        reply = run(job)
+    assert (reply["status"], reply["exit_code"]) == ("stopped", 75)
+    assert "second signal" in reply["message"]
+    # A thread that waits for Ray while it is shut down could take this process with it.
+    assert "ray-train" not in {thread.name for thread in threading.enumerate()}
+    deadline = time.monotonic() + 60
+    while any(map(psutil.pid_exists, ranks)):
+        assert time.monotonic() < deadline, "ranks were left behind"
+        time.sleep(0.1)

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 
 def run(request, leaving=None):
-    """Behave as TINY_WORKER says: finish, fail, or wait for STOP or for one's machine to leave."""
+    """Behave as TINY_WORKER says: finish, fail, hear of nothing, or wait for STOP or for one's machine to leave."""
     run_table = json.loads(request["recipe"])["config"]["run"]
     folder = Path(run_table["home"]) / run_table["name"]
     behaviour = os.environ["TINY_WORKER"]
@@ -22,6 +22,8 @@ def run(request, leaving=None):
     aside.rename(folder / f"start-{note['RANK']}-{starts}")
     if behaviour == "fail":
         return _reply("failed", 3, "the shards are gone")
+    while behaviour == "deaf":
+        time.sleep(0.05)
     step = 0
     while behaviour == "wait" or (behaviour == "wait once" and starts == 0):
         ranks = torch.tensor([float((folder / "STOP").exists())])

@@ -39,40 +39,50 @@ def peak(case: dict) -> tuple[int, float]:
         precision=case["precision"],
         recompute=case["recompute"],
     )
-    micro_batch = case["micro_batch"]
-    small = _engine(shape_of(768, 1), config, micro_batch, place.world)
-    _steps(small, micro_batch)
+    batches = case["micro_batch"], case["accumulation"]
+    small = _engine(shape_of(768, 1), config, *batches, place.world)
+    _steps(small, *batches)
     small.close()
     del small
     gc.collect()
     before = _status("VmRSS")
     shape = shape_of(768, case["depth"])
-    engine = _engine(shape, config, micro_batch, place.world)
-    _steps(engine, micro_batch)
+    engine = _engine(shape, config, *batches, place.world)
+    _steps(engine, *batches)
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    _steps(engine, micro_batch)
+    _steps(engine, *batches)
     seen = _status("VmHWM") - before
-    wanted = memory_of(shape, config, OptimConfig(), micro_batch=micro_batch, world=place.world)
+    wanted = memory_of(
+        shape,
+        config,
+        OptimConfig(),
+        micro_batch=case["micro_batch"],
+        accumulation=case["accumulation"],
+        world=place.world,
+    )
     return seen, wanted.peak
 
 
-def _engine(shape: Shape, config: EngineConfig, micro_batch: int, world: int):
+def _engine(shape: Shape, config: EngineConfig, micro_batch: int, accumulation: int, world: int):
     model = build_model(shape, seed=0)
     set_recompute(model, config.recompute)
     objective, optim = make_objective("softmax", 0.0), OptimConfig()
     if config.stage is None:
         dtype = DTYPES[config.precision]
         return LocalEngine(
-            model, objective, optim, device=CPU, dtype=dtype, accumulation=1, world=world
+            model, objective, optim, device=CPU, dtype=dtype, accumulation=accumulation, world=world
         )
-    plan = Plan(world, micro_batch * world, micro_batch, 1, 1000, 100, 0, 1, 1, None, None)
+    batch = micro_batch * accumulation * world
+    plan = Plan(world, batch, micro_batch, accumulation, 1000, 100, 0, 1, 1, None, None)
     return ZeroEngine(model, objective, config, optim, plan, device=CPU)
 
 
-def _steps(engine, micro_batch: int) -> None:
+def _steps(engine, micro_batch: int, accumulation: int) -> None:
     images = torch.randint(0, 256, (micro_batch, 3, 112, 112), dtype=torch.uint8)
     for _ in range(2):
-        engine.accumulate(images, torch.zeros(micro_batch, dtype=torch.int64), last=True)
+        for left in reversed(range(accumulation)):
+            labels = torch.zeros(micro_batch, dtype=torch.int64)
+            engine.accumulate(images, labels, last=not left)
         engine.step(1e-3)
 
 

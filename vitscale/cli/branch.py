@@ -50,7 +50,12 @@ def run(arguments: argparse.Namespace) -> int:
         recipe, for_profile = _recipe(arguments, trunk_folder, commit, step)
         child = recipe.config.folder
         if child == trunk_folder:
-            raise ConfigError("the branch has the trunk's name", where="--name", given=child.name)
+            raise ConfigError(
+                "the branch has the trunk's name",
+                where="--name",
+                given=child.name,
+                do="Choose another.",
+            )
         if not (child / "attempts").exists():
             link(trunk_folder, child, step, target_of(recipe.config.tracking.mlflow, child.parent))
         if not is_running(trunk_folder):
@@ -91,10 +96,16 @@ def _recipe(
     try:
         cooldown = Duration.parse(arguments.cooldown)
     except ValueError as error:
-        raise ConfigError(str(error), where="--cooldown") from error
+        raise ConfigError(
+            str(error), where="--cooldown", given=arguments.cooldown, do='Such as "5000 steps".'
+        ) from error
     saved = trunk / "config.json"
     if not saved.is_file():
-        raise ConfigError("is no run folder: it has no config.json", where=str(trunk))
+        raise ConfigError(
+            "is no run folder: it has no config.json",
+            where=str(trunk),
+            do="Name a run folder such as runs/NAME.",
+        )
     own = Recipe.from_json(saved.read_text(encoding="utf-8"))
     for_recipe, for_profile = (
         (list(arguments.overrides), [])

@@ -86,10 +86,11 @@ def _insist_on_one_protocol(arguments: argparse.Namespace) -> None:
             do="Name a suite, such as --suite demo.",
         )
     if arguments.checkpoint is None:
-        raise ConfigError("no CHECKPOINT was given", where="evaluate")
+        raise evaluate_suite.no_checkpoint()
     if arguments.on not in _PROTOCOLS:
         raise ConfigError(
-            "needs --on held-out, --on fewshot, or --suite NAME",
+            "names neither a protocol nor a suite",
             where="evaluate",
             given=f"--on {arguments.on}" if arguments.on else None,
+            do="It needs --on held-out, --on fewshot, or --suite NAME.",
         )

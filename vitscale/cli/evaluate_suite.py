@@ -118,10 +118,14 @@ def run(arguments: argparse.Namespace) -> int:
 def follow_runs(arguments: argparse.Namespace) -> int:
     """Score the commits of runs while they train, until they are over."""
     if arguments.suite is None:
-        raise ConfigError("--follow needs --suite NAME", where="evaluate")
+        raise ConfigError(
+            "--follow needs --suite NAME", where="evaluate", do="Name one, such as --suite demo."
+        )
     if idle := _given(arguments, _ONCE):
         names = ", ".join("CHECKPOINT" if name == "--checkpoint" else name for name in idle)
-        raise ConfigError(f"{names} has no effect with --follow", where="evaluate")
+        raise ConfigError(
+            f"{names} has no effect with --follow", where="evaluate", do="Leave it out."
+        )
     _check(arguments)
     suite = load_suite(arguments.suite)
     from vitscale.evaluate.follow import follow
@@ -153,17 +157,32 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     if arguments.follow is None:
         if arguments.checkpoint is None:
-            raise ConfigError("no CHECKPOINT was given", where="evaluate")
+            raise no_checkpoint()
         if arguments.patience is not None:
-            raise ConfigError("--patience has no effect without --follow", where="evaluate")
+            raise ConfigError(
+                "--patience has no effect without --follow", where="evaluate", do="Leave it out."
+            )
     if arguments.on is None and (idle := _given(arguments, ("task_cpus", "task_gpus"))):
-        raise ConfigError(f"{', '.join(idle)} has no effect without --on PROFILE", where="evaluate")
+        raise ConfigError(
+            f"{', '.join(idle)} has no effect without --on PROFILE",
+            where="evaluate",
+            do="Name a cluster profile, such as --on local, or leave it out.",
+        )
     if arguments.on is not None and arguments.workers is not None:
         raise ConfigError(
             "--workers has no effect with --on PROFILE",
             where="evaluate",
             do="Ray runs as many tasks as the cluster has room for.",
         )
+
+
+def no_checkpoint() -> ConfigError:
+    """The error of a command that does not say what to score."""
+    return ConfigError(
+        "no CHECKPOINT was given",
+        where="evaluate",
+        do="Name a run folder, a step folder, or an exported file.",
+    )
 
 
 def _given(arguments: argparse.Namespace, names: tuple[str, ...]) -> list[str]:

@@ -30,7 +30,9 @@ from vitscale.units import human_bytes, human_count
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RECIPE, --world, --gpu, overrides; or --model and --image alone."""
     add_recipe(parser, optional=True)
-    parser.add_argument("--world", type=int, default=1, metavar="N", help="ranks (GPUs) of the job")
+    parser.add_argument(
+        "--world", type=int, metavar="N", help="ranks (GPUs) of the job (default: 1)"
+    )
     parser.add_argument(
         "--gpu",
         metavar="NAME",
@@ -55,22 +57,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="VARIANT", help="a preset such as B/16, without a recipe"
     )
-    parser.add_argument("--image", type=int, default=224, metavar="PX", help="its image size")
+    parser.add_argument("--image", type=int, metavar="PX", help="its image size (default: 224)")
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the model, the data and the plan; fails like the run itself would."""
     if (arguments.model is None) == (arguments.recipe is None):
-        raise ConfigError("takes either a recipe or --model", where="plan")
+        raise ConfigError(
+            "takes either a recipe or --model",
+            where="plan",
+            do="Give one of them: plan --model B/16.",
+        )
     if arguments.model is not None:
         return _run_model(arguments)
+    _insist_on_effect(arguments, ("image",), "without --model")
     config = load_recipe(arguments.recipe, arguments.overrides).config
     facts = _facts(arguments, config.data)
     shape = config.model.shape(config.model.classes or len(facts.classes))
-    if arguments.world < 1:
-        raise ConfigError("a job has at least one rank", where="--world", given=arguments.world)
-    plan = make_plan(config, world=arguments.world, epoch_images=facts.samples)
+    world = 1 if arguments.world is None else arguments.world
+    if world < 1:
+        raise ConfigError("a job has at least one rank", where="--world", given=world)
+    plan = make_plan(config, world=world, epoch_images=facts.samples)
     job = _job(arguments, config, shape, plan)
     if arguments.json:
         forecast = {"forecast": job_record(job, facts)} if job else {}
@@ -83,7 +91,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_model(arguments: argparse.Namespace) -> int:
-    record = model_record(arguments.model, arguments.image)
+    idle = ("world", "gpu", "per_node", "measured", "images", "classes")
+    _insist_on_effect(arguments, idle, "with --model")
+    record = model_record(arguments.model, 224 if arguments.image is None else arguments.image)
     if arguments.json:
         print_json(record)
     else:
@@ -98,19 +108,29 @@ def _job(arguments: argparse.Namespace, config: RunConfig, shape: Shape, plan: P
         ConfigError: they cannot, or an option has no effect without them.
     """
     if arguments.gpu is None:
-        for name in ("per_node", "measured"):
-            if getattr(arguments, name) is not None:
-                raise ConfigError(
-                    "has no effect without --gpu", where=f"--{name.replace('_', '-')}"
-                )
+        _insist_on_effect(arguments, ("per_node", "measured"), "without --gpu")
         return None
     gpu = accelerator(arguments.gpu)
-    cluster = Cluster(gpu, plan.world, arguments.per_node or gpu.per_node)
+    per_node = gpu.per_node if arguments.per_node is None else arguments.per_node
+    if per_node < 1:
+        raise ConfigError("a machine has at least one GPU", where="--per-node", given=per_node)
+    cluster = Cluster(gpu, plan.world, per_node)
     job = Job(shape, config.engine, config.optim, plan, cluster)
     if arguments.measured is not None:
         job = calibrated(job, arguments.measured)
     insist_on_room(job)
     return job
+
+
+def _insist_on_effect(arguments: argparse.Namespace, names: tuple[str, ...], when: str) -> None:
+    """Refuse options that were given and would change nothing."""
+    for name in names:
+        given = getattr(arguments, name)
+        if given is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(
+                f"has no effect {when}", where=option, given=given, do="Leave it out."
+            )
 
 
 def _facts(arguments: argparse.Namespace, config: DataConfig) -> DatasetFacts:

@@ -23,7 +23,9 @@ def model_record(variant: str, image_px: int) -> dict[str, Any]:
     try:
         shape = ModelConfig(variant=variant, image_px=image_px).shape(1)
     except ValueError as error:
-        raise ConfigError(str(error), where="--model", given=variant) from error
+        raise ConfigError(
+            str(error), where="--model", given=variant, do="Such as B/16, L/14 or B/16s12."
+        ) from error
     head = shape.width + 1
     return {
         "model": variant,

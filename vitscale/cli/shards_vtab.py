@@ -56,7 +56,12 @@ def run(arguments: argparse.Namespace) -> int:
             do=f"Name the folders {', '.join(TASKS)}.",
         )
     if idle := [name for name in arguments.annotations if name not in names]:
-        raise ConfigError("are not imported", where="--annotations", given=", ".join(idle))
+        raise ConfigError(
+            "are not imported",
+            where="--annotations",
+            given=", ".join(idle),
+            do="Leave them out there, or name them in --tasks.",
+        )
     checked = {
         name: vtab_splits(arguments.folder / name, name, annotations=name in arguments.annotations)
         for name in names

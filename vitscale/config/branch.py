@@ -74,9 +74,13 @@ def _cooldown(fork: Fork, batch: int, epoch_images: int) -> int:
     try:
         steps = fork.cooldown.steps(batch=batch, epoch_images=epoch_images)
     except ValueError as error:
-        raise ConfigError(str(error), where="--cooldown") from error
+        raise ConfigError(
+            str(error), where="--cooldown", given=fork.cooldown, do='Such as "5000 steps".'
+        ) from error
     if steps < 1:
-        raise ConfigError("comes to no step at all", where="--cooldown", given=fork.cooldown)
+        raise ConfigError(
+            "comes to no step at all", where="--cooldown", given=fork.cooldown, do="Make it longer."
+        )
     return steps
 
 

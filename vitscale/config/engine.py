@@ -31,6 +31,11 @@ class EngineConfig(Section):
     """Seconds after which a collective that some rank never joins is an error."""
 
     @property
+    def number_bytes(self) -> int:
+        """Bytes of a number that the model computes with."""
+        return 2 if self.precision == "bf16" else 4
+
+    @property
     def stage(self) -> int | None:
         """The ZeRO stage in force; None for the local engine."""
         if self.kind == "local":

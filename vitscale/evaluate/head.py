@@ -56,7 +56,11 @@ def outputs_of(task: HeadTask, classes: Sequence[str], outputs: int) -> np.ndarr
         what = f"{len(wrong)} classes of the set have no output in the head: {shown}"
         raise DataError(what, where=task.classes or "head", do=hint)
     if len(set(found)) < len(found):
-        raise DataError("two classes of the set have one output", where=task.classes or "head")
+        raise DataError(
+            "two classes of the set have one output",
+            where=task.classes or "head",
+            do="Give every class a name or number of its own.",
+        )
     return np.array(found, np.int64)
 
 

@@ -258,7 +258,9 @@ def _hash_of(path: Path, key: str) -> str:
     try:
         return sha256_of(path)
     except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", where=key, given=path) from error
+        raise ConfigError(
+            f"cannot be read: {error.strerror}", where=key, given=path, do="Correct the path."
+        ) from error
 
 
 def _habits_of(recipe: str) -> dict[str, Any]:

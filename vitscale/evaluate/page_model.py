@@ -39,7 +39,11 @@ class Subject:
             DataError: the run has no held-out set.
         """
         if self.held_out is None:
-            raise DataError("the run has no data.held_out whose images could be shown")
+            raise DataError(
+                "the run has no set whose images could be shown",
+                where="data.held_out",
+                do="Name a held-out set in the recipe.",
+            )
         return self.held_out
 
 

@@ -171,7 +171,10 @@ def dev_rows(count: int, share: float) -> tuple[np.ndarray, np.ndarray]:
     taken = max(1, round(count * share))
     if taken >= count:
         raise DataError(
-            "no sample is left to fit on", where="dev_share", given=f"{share} of {count} samples"
+            "no sample is left to fit on",
+            where="dev_share",
+            given=f"{share} of {count} samples",
+            do="Lower dev_share, or give the set a dev part of its own.",
         )
     order = np.random.default_rng(0).permutation(count)
     return np.sort(order[:taken]), np.sort(order[taken:])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 from vitscale.config.engine import EngineConfig
 from vitscale.config.model import Shape
@@ -23,7 +22,6 @@ SNAPSHOT_BYTES_S = 20e9
 """At which a rank copies its part of a checkpoint to host memory before it is written."""
 DECODE_S, DECODE_S_BYTE = 60e-6, 5.5e-9
 """Core-seconds to decode and crop a JPEG, and for each byte of it: 0.2 ms at 26 kB, 0.5 at 82 kB (docs/log.md)."""
-Stage = Literal[1, 2, 3]
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,7 @@ class Job:
             self.engine,
             self.optim,
             micro_batch=self.plan.micro_batch,
+            accumulation=self.plan.accumulation,
             world=self.plan.world,
         )
 
@@ -81,9 +80,9 @@ class Job:
     @property
     def checkpoint_bytes(self) -> float:
         """Of one commit: masters, moments, average, and the model as it computes."""
-        n, number = parameters(self.shape), 2 if self.engine.precision == "bf16" else 4
+        n = parameters(self.shape)
         average = 4 * n if self.optim.ema_decay is not None else 0
-        model = number * n if self.engine.stage else 0
+        model = self.engine.number_bytes * n if self.engine.stage else 0
         return 4 * n + moment_bytes(self.shape, self.optim) + average + model
 
     @property
@@ -142,7 +141,7 @@ def _variants(job: Job) -> Iterator[Job]:
     rank_batch = job.plan.rank_batch
     for micro_batch in (m for m in range(1, rank_batch + 1) if rank_batch % m == 0):
         plan = replace(job.plan, micro_batch=micro_batch, accumulation=rank_batch // micro_batch)
-        for stage in get_args(Stage):
+        for stage in (1, 2, 3):
             for mode in MODES:
                 chosen = {"kind": "deepspeed", "zero_stage": stage, "recompute": mode}
                 yield replace(job, engine=job.engine.model_copy(update=chosen), plan=plan)

@@ -14,7 +14,7 @@ from vitscale.config.model import Shape
 from vitscale.config.optim import OptimConfig
 from vitscale.planner.activations import edge_bytes, image_bytes, working_bytes
 from vitscale.planner.buckets import buckets_of
-from vitscale.planner.size import parameters
+from vitscale.planner.size import block_matrices, parameters
 
 LIVE = 10**9
 """Parameters that stage 3 keeps gathered (DeepSpeed's `stage3_max_live_parameters`)."""
@@ -32,10 +32,12 @@ class Memory:
     """What the optimizer keeps of the past."""
     average: float
     """The exponential moving average."""
-    bucket: float
-    """A buffer for gradients that stage 3 never gives back."""
+    retained: float
+    """Not given back between steps: a buffer of stage 3, float32 gradients of the local engine."""
     gradients: float
     """At the end of the backward pass."""
+    accumulated: float
+    """Gradients of earlier micro-batches, while the last one runs."""
     activations: float
     """At the end of the forward pass, with the working room of a block."""
     buffers: float
@@ -48,20 +50,27 @@ class Memory:
     @property
     def states(self) -> float:
         """What stays from step to step."""
-        return self.weights + self.masters + self.moments + self.average + self.bucket
+        return self.weights + self.masters + self.moments + self.average + self.retained
 
     @property
     def peak(self) -> float:
         """The most at a time."""
-        backward = max(self.activations, self.gradients + self.reduction) + self.buffers
+        beginning = self.activations + self.accumulated
+        backward = max(beginning, self.gradients + self.reduction) + self.buffers
         return self.states + max(backward, self.gradients + self.update)
 
 
 def memory_of(
-    shape: Shape, engine: EngineConfig, optim: OptimConfig, *, micro_batch: int, world: int
+    shape: Shape,
+    engine: EngineConfig,
+    optim: OptimConfig,
+    *,
+    micro_batch: int,
+    accumulation: int,
+    world: int,
 ) -> Memory:
-    """Bytes on each of `world` ranks."""
-    n, number = parameters(shape), 2 if engine.precision == "bf16" else 4
+    """Bytes on each of `world` ranks, in steps of `accumulation` micro-batches."""
+    n, number = parameters(shape), engine.number_bytes
     share = 1 / world if engine.stage else 1.0
     copied = bool(engine.stage) or engine.stage is None or number == 2
     held = image_bytes(shape, engine.recompute, number) + edge_bytes(shape, number)
@@ -70,7 +79,7 @@ def memory_of(
         moments=moment_bytes(shape, optim) * share,
         average=4 * n * share if optim.ema_decay is not None else 0.0,
         activations=micro_batch * (held + working_bytes(shape, engine.recompute, number)),
-        **_traffic(engine, shape, world)._asdict(),
+        **_traffic(engine, shape, world, accumulation > 1)._asdict(),
     )
 
 
@@ -79,29 +88,31 @@ class _Traffic(NamedTuple):
 
     weights: float
     gradients: float
+    accumulated: float
     update: float
-    bucket: float = 0.0
+    retained: float = 0.0
     buffers: float = 0.0
     reduction: float = 0.0
 
 
-def _traffic(engine: EngineConfig, shape: Shape, world: int) -> _Traffic:
+def _traffic(engine: EngineConfig, shape: Shape, world: int, accumulates: bool) -> _Traffic:
     """As DeepSpeed 0.19 allots them, and our own engine."""
-    n, number = parameters(shape), 2 if engine.precision == "bf16" else 4
+    n, number = parameters(shape), engine.number_bytes
     weights = number * n
     in_fp32 = 4 * n if number == 2 else 0
-    if engine.stage is None:  # gradients of the masters stay until the next step
-        return _Traffic(weights, weights + 4 * n, 0.0)
+    part = weights / world
+    held = 0.0 if not accumulates else part if engine.stage in (2, 3) else weights
+    if engine.stage is None:
+        return _Traffic(weights, weights, held, update=0.0, retained=4 * n)
     if engine.stage == 0:  # all gradients are copied into one tensor, also on one rank
-        return _Traffic(weights, weights, in_fp32, reduction=weights)
+        return _Traffic(weights, weights, held, in_fp32, reduction=weights)
     bucket = number * buckets_of(shape).reduce
     copies = bucket if world > 1 else 0
-    part = weights / world
     update = in_fp32 / world + part
     if engine.stage == 3:
         gathered = number * min(n, LIVE)
-        return _Traffic(part, part, update, bucket, gathered + 2 * copies)
-    return _Traffic(weights, part, update, 0.0, bucket, copies)
+        return _Traffic(part, part, held, update, bucket, gathered + 2 * copies)
+    return _Traffic(weights, part, held, update, buffers=bucket, reduction=copies)
 
 
 def moment_bytes(shape: Shape, optim: OptimConfig) -> float:
@@ -111,7 +122,5 @@ def moment_bytes(shape: Shape, optim: OptimConfig) -> float:
     if optim.optimizer in ("adamw", "lamb"):
         return (first + 4) * n
     if optim.optimizer == "muon":
-        d, f = shape.width, shape.mlp
-        matrices = shape.depth * (4 * d * d + (3 if shape.activation == "swiglu" else 2) * d * f)
-        return first * n + 4 * (n - matrices)
+        return first * n + 4 * (n - shape.depth * block_matrices(shape))
     return first * n

@@ -21,6 +21,12 @@ def parameters(shape: Shape) -> int:
     return embedding + blocks + _norm(shape, d) + pool + representation + head
 
 
+def block_matrices(shape: Shape) -> int:
+    """Numbers in the matrices of one encoder block."""
+    d = shape.width
+    return 4 * d * d + (_inputs(shape) + 1) * d * shape.mlp
+
+
 def block_parameters(shape: Shape) -> int:
     """Weights and biases of one encoder block."""
     d = shape.width

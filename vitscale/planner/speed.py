@@ -68,8 +68,8 @@ def micro_batch_seconds(
     tokens = shape.prefix + shape.kept_patches
     products = images * (train_flops(shape) + again_flops(shape, recompute)) / gpu.matmul
     per_token = kernels.per_width * shape.width + kernels.per_score * tokens * shape.heads
-    extra = {"dropout": shape.dropout, "path": shape.drop_path, "scale": shape.layer_scale}
-    per_token += 20 * shape.width * sum(map(bool, extra.values()))
+    extra = (shape.dropout, shape.drop_path, shape.layer_scale)
+    per_token += 20 * shape.width * sum(map(bool, extra))
     if recompute != "none":
         per_token *= 4 / 3  # the forward's share of it once more
     moved = images * shape.depth * tokens * per_token / (gpu.bandwidth * BANDWIDTH_SHARE)
@@ -121,17 +121,18 @@ def exposed_seconds(
 
 def _once(shape: Shape, engine: EngineConfig, cluster: Cluster) -> float:
     """Seconds to reduce and scatter all gradients, or to gather all weights, at full bandwidth."""
-    number = 2 if engine.precision == "bf16" else 4
-    size, n = number * parameters(shape), cluster.world
-    spread = size * (n - 1) / n
-    return spread / cluster.bus
+    return _spread_bytes(shape, engine, cluster.world) / cluster.bus
 
 
 def traffic_bytes(shape: Shape, engine: EngineConfig, world: int, accumulation: int) -> float:
     """Bytes each rank sends in one step."""
-    number = 2 if engine.precision == "bf16" else 4
     times = {2: accumulation + 1, 3: 3 * accumulation}.get(engine.stage or 0, 2)
-    return times * number * parameters(shape) * (world - 1) / world
+    return times * _spread_bytes(shape, engine, world)
+
+
+def _spread_bytes(shape: Shape, engine: EngineConfig, world: int) -> float:
+    """What each rank sends when all gradients are reduced and scattered, or all weights gathered."""
+    return engine.number_bytes * parameters(shape) * (world - 1) / world
 
 
 def mfu(shape: Shape, images_per_s: float, peak: float) -> float:

@@ -60,7 +60,8 @@ clevr_distance = by_thresholds((0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0))
 kitti_distance = by_thresholds((-100.0, 8.0, 20.0, 999.0))
 """Depth of the closest car, van or truck; 1000 where there is none."""
 
-# Sizes of the test sets: arXiv 1910.04867, appendix A. Rules: `task_adaptation/data` of its repository.
+# Sizes of the test sets: from memory of arXiv 1910.04867, appendix A, not looked up. Rules: `task_adaptation/data` of
+# its repository.
 TASKS = {
     "cifar": VtabTask("natural", 100, 10_000),
     "caltech101": VtabTask("natural", 102, 6_084),
@@ -103,7 +104,10 @@ def vtab_splits(folder: Path, name: str, *, annotations: bool = False) -> Splits
     task = TASKS[name]
     if annotations and task.rule is None:
         raise ConfigError(
-            "has no rule: its annotations are its labels", where="--annotations", given=name
+            "has no rule: its annotations are its labels",
+            where="--annotations",
+            given=name,
+            do="Leave it out there.",
         )
     rule = task.rule if annotations else None
     lines = {split: list(_lines(folder / file, rule)) for split, file in LISTS.items()}
@@ -128,7 +132,10 @@ def _lines(path: Path, rule: Callable[[float], int] | None) -> Iterator[tuple[st
             label = 0
         if not image:
             raise DataError(
-                "a line is no path with a label behind a space", where=str(path), given=repr(line)
+                "a line is no path with a label behind a space",
+                where=str(path),
+                given=repr(line),
+                do="Write lines such as `images/0001.jpg 7`.",
             )
         yield image, label
 
