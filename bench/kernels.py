@@ -2,30 +2,25 @@
 
     python -m bench.kernels [--rounds 15] [--threads 1]
 
-Each pair does the same work on the same tensors, forward and backward, in turn; medians are compared, and the spread is
-that of the middle half. How far results lie apart is printed too. Kernels for GPUs are not timed: see docs/kernels.md.
+Each pair does the same work on the same tensors, forward and backward, in turn. How far results lie apart is written too. Kernels for GPUs are not timed: see docs/kernels.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import statistics
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench import figures
 from vitscale.model.patch import PatchEmbed
 from vitscale.objective import make_objective
 from vitscale.ops.attention import explicit, sdpa
 
-RESULTS = Path(__file__).parent / "results" / "kernels.json"
 IMAGES, HEADS, TOKENS, HEAD = 8, 6, 197, 64  # ViT-S/16 at 224 px
 CLASSES, BATCH = 21841, 256
 SHAPES = [(1152, 384), (384, 384), (1536, 384), (384, 1536)] * 12
@@ -43,32 +38,9 @@ def main() -> None:
     torch.manual_seed(0)
     found = {}
     for name, works in contests():
-        found[name] = compared(works, arguments.rounds)
-        print(f"{name:<28} {json.dumps(found[name])}", flush=True)
-    record = {"threads": arguments.threads, "torch": torch.__version__, "figures": found}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(record, indent=2) + "\n")
-
-
-def compared(works: dict[str, Work], rounds: int) -> dict[str, Any]:
-    """Milliseconds of ours and its one peer, their ratio, the spread of each, and how far their results lie apart."""
-    apart = _apart(*(work() for work in works.values()))  # which warms up, too
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(rounds):
-        for name, work in works.items():
-            before = time.process_time()
-            work()
-            times[name].append(1e3 * (time.process_time() - before))
-    medians = {name: statistics.median(each) for name, each in times.items()}
-    ours, peer = medians.values()
-    quarters = {name: statistics.quantiles(each, n=4) for name, each in times.items()}
-    spread = {name: round(q[2] - q[0], 3) for name, q in quarters.items()}
-    return {
-        **{name: round(median, 3) for name, median in medians.items()},
-        "ratio": round(peer / ours, 3),
-        "spread": spread,
-        "apart": float(f"{apart:.1e}"),
-    }
+        apart = _apart(*(work() for work in works.values()))
+        found[name] = figures.in_turn(works, arguments.rounds) | {"apart": float(f"{apart:.1e}")}
+    figures.write("kernels", found, threads=arguments.threads)
 
 
 def contests() -> Iterator[tuple[str, dict[str, Work]]]:

@@ -30,8 +30,14 @@ def _row(row, classes, BLOCK: tl.constexpr):
 
 @jit
 def _terms(logit, spread):
-    """softplus(l) - spread l."""
-    return tl.maximum(logit, 0.0) + tl.log(1 + tl.exp(-tl.abs(logit))) - spread * logit
+    """softplus(l) - spread l.
+
+    log(1 + e) keeps small e, as the logits of a new head have, by what the rounding of 1 + e took away (Kahan).
+    """
+    small = tl.exp(-tl.abs(logit))
+    more = 1 + small
+    log = tl.where(more == 1, small, tl.log(more) * (small / (more - 1)))
+    return tl.maximum(logit, 0.0) + log - spread * logit
 
 
 @jit
