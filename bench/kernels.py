@@ -2,7 +2,8 @@
 
     python -m bench.kernels [--rounds 15] [--threads 1]
 
-Each pair does the same work on the same tensors, forward and backward, in turn. How far results lie apart is written too. Kernels for GPUs are not timed: see docs/kernels.md.
+Each pair does the same work on the same tensors, forward and backward, in turn. How far results lie apart is written
+too. Kernels for GPUs are not timed: see docs/kernels.md.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def _terms(logit, spread):
     """
     small = tl.exp(-tl.abs(logit))
     more = 1 + small
-    log = tl.where(more == 1, small, tl.log(more) * (small / (more - 1)))
+    log = tl.where(more == 1, small, tl.log(more) * small / tl.where(more == 1, 1.0, more - 1))
     return tl.maximum(logit, 0.0) + log - spread * logit
 
 
