@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
@@ -15,14 +16,20 @@ class EngineConfig(Section):
     kind: Literal["deepspeed", "local"] = "deepspeed"
     """DeepSpeed ZeRO, or plain torch with replicated state (the reference)."""
 
-    zero_stage: Literal[0, 1, 2, 3] | None = None
-    """What ZeRO partitions: 0 nothing, 1 optimizer state, 2 and gradients, 3 and parameters. Default 1."""
+    zero_stage: Literal["auto", 0, 1, 2, 3] = "auto"
+    """What ZeRO partitions: 0 nothing, 1 optimizer state, 2 and gradients, 3 and parameters; auto takes the least, from
+    1 on, that fits the memory (docs/scaling.md)."""
+
+    zero_hpz: int | None = Field(default=None, ge=2)
+    """Under stage 3, the ranks of a machine: they keep a second copy of the weights between them, which the backward
+    pass gathers without the network (hierarchical partitioning, arXiv 2306.10209)."""
 
     precision: Literal["bf16", "fp32"] = "bf16"
     """bf16 keeps weights, activations and gradients in bfloat16 and the optimizer's weights in float32."""
 
-    recompute: Literal["none", "cheap", "mlp", "full"] = "none"
-    """What backward computes again to save memory: nothing, all but matrix products, the MLP too, or whole blocks."""
+    recompute: Literal["none", "cheap", "mlp", "full", "offload", "auto"] = "none"
+    """What backward computes again to save memory: nothing, all but matrix products, the MLP too, or whole blocks, with
+    offload from inputs that wait in the host's memory; auto takes the least of none to full that fits."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU where there is one."""
@@ -37,10 +44,30 @@ class EngineConfig(Section):
 
     @property
     def stage(self) -> int | None:
-        """The ZeRO stage in force; None for the local engine."""
+        """The ZeRO stage in force; None for the local engine. "auto" is 1 until the planner has chosen."""
         if self.kind == "local":
             return None
-        return 1 if self.zero_stage is None else self.zero_stage
+        return 1 if self.zero_stage == "auto" else self.zero_stage
+
+
+def idle_engine(engine: EngineConfig) -> Iterator[tuple[str, str]]:
+    """(key, sentence) for settings that change nothing beside the others."""
+    if engine.kind == "local":
+        yield (
+            "engine.zero_stage",
+            'has no effect with engine.kind = "local": remove it or use "deepspeed"',
+        )
+    if engine.stage != 3:
+        yield (
+            "engine.zero_hpz",
+            "has no effect unless the weights are cut: set engine.zero_stage = 3 or remove it",
+        )
+    if engine.device == "cpu" and engine.recompute == "offload":
+        yield (
+            "engine.recompute",
+            "offload has no effect on a CPU, whose memory is the host's already: "
+            'use "full", or another engine.device',
+        )
 
 
 class OpsConfig(Section):

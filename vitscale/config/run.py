@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vitscale.config.base import Section
 from vitscale.config.data import DataConfig
-from vitscale.config.engine import EngineConfig, OpsConfig
+from vitscale.config.engine import EngineConfig, OpsConfig, idle_engine
 from vitscale.config.health import HealthConfig
 from vitscale.config.model import ModelConfig
 from vitscale.config.optim import OptimConfig, idle_optim, impossible_optim
@@ -96,11 +96,7 @@ def _impossible_values(config: RunConfig) -> Iterator[tuple[str, str]]:
 
 
 def _idle_settings(config: RunConfig) -> Iterator[tuple[str, str]]:
-    if config.engine.kind == "local":
-        yield (
-            "engine.zero_stage",
-            'has no effect with engine.kind = "local": remove it or use "deepspeed"',
-        )
+    yield from idle_engine(config.engine)
     yield from idle_optim(config.optim)
     if config.guard.loss_spike == "off":
         yield (

@@ -24,6 +24,7 @@ def deepspeed_settings(
             "reduce_bucket_size": buckets.reduce,
             "allgather_bucket_size": buckets.reduce,
             "stage3_prefetch_bucket_size": buckets.prefetch,
+            "zero_hpz_partition_size": config.zero_hpz or 1,
         },
         "bf16": {"enabled": config.precision == "bf16"},
         "zero_allow_untested_optimizer": True,

@@ -111,7 +111,8 @@ def _traffic(engine: EngineConfig, shape: Shape, world: int, accumulates: bool) 
     update = in_fp32 / world + part
     if engine.stage == 3:
         gathered = number * min(n, LIVE)
-        return _Traffic(part, part, held, update, bucket, gathered + 2 * copies)
+        second = weights / engine.zero_hpz if engine.zero_hpz else 0
+        return _Traffic(part + second, part, held, update, bucket, gathered + 2 * copies)
     return _Traffic(weights, part, held, update, buffers=bucket, reduction=copies)
 
 

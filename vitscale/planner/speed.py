@@ -8,12 +8,13 @@ accelerators were seen to reach (planner/hardware.py).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vitscale.config.engine import EngineConfig
 from vitscale.config.model import Shape
+from vitscale.planner.activations import image_bytes
 from vitscale.planner.buckets import buckets_of
-from vitscale.planner.hardware import Accelerator, Cluster
+from vitscale.planner.hardware import HOST_BYTES_S, Accelerator, Cluster
 from vitscale.planner.size import dense_flops, parameters, train_flops
 
 BANDWIDTH_SHARE = 0.67
@@ -73,7 +74,9 @@ def micro_batch_seconds(
     if recompute != "none":
         per_token *= 4 / 3  # the forward's share of it once more
     moved = images * shape.depth * tokens * per_token / (gpu.bandwidth * BANDWIDTH_SHARE)
-    return (products + moved) / gpu.reached
+    # To the host and back, beside nothing: no copy is begun before its block has been computed.
+    copied = 2 * images * image_bytes(shape, "full") if recompute == "offload" else 0
+    return (products + moved) / gpu.reached + copied / HOST_BYTES_S
 
 
 def again_flops(shape: Shape, recompute: str) -> int:
@@ -102,7 +105,8 @@ def exposed_seconds(
     """Communication of a step that is not hidden behind micro-batches of `once` seconds.
 
     Gradients travel during the backward pass, two thirds of a micro-batch. Stages 1 and 2 gather the new weights
-    afterwards, when nothing is left to compute; stage 3 gathers them in both passes of every micro-batch.
+    afterwards, when nothing is left to compute; stage 3 gathers them in both passes of every micro-batch, hierarchical
+    partitioning in the second one within a machine.
     """
     if cluster.world == 1:
         return 0.0
@@ -110,7 +114,12 @@ def exposed_seconds(
     messages = math.ceil(parameters(shape) / buckets_of(shape).reduce)
     waiting = LATENCY_S * messages * math.log2(cluster.world)
     if engine.stage == 3:
-        each = max(0.0, reduce + 2 * gather - once) + 3 * waiting
+        again, waiting_again = gather, waiting
+        if engine.zero_hpz:  # the backward pass gathers within the machine
+            machine = replace(cluster, world=engine.zero_hpz, per_node=engine.zero_hpz)
+            again = _once(shape, engine, machine) / LINK_SHARE
+            waiting_again = LATENCY_S * messages * math.log2(machine.world)
+        each = max(0.0, reduce + gather + again - once) + 2 * waiting + waiting_again
         return accumulation * each
     times = accumulation if engine.stage == 2 else 1
     hidden = 2 / 3 * once
@@ -126,6 +135,9 @@ def _once(shape: Shape, engine: EngineConfig, cluster: Cluster) -> float:
 
 def traffic_bytes(shape: Shape, engine: EngineConfig, world: int, accumulation: int) -> float:
     """Bytes each rank sends in one step."""
+    if engine.zero_hpz:
+        within = _spread_bytes(shape, engine, engine.zero_hpz)
+        return accumulation * (2 * _spread_bytes(shape, engine, world) + within)
     times = {2: accumulation + 1, 3: 3 * accumulation}.get(engine.stage or 0, 2)
     return times * _spread_bytes(shape, engine, world)
 
