@@ -75,7 +75,10 @@ def make_engine(case: dict[str, Any], ranks: Ranks) -> tuple[SeededEngine, Plan]
         **case.get("optim", {}),
     )
     config = EngineConfig(
-        kind=case["kind"], zero_stage=case.get("stage"), precision=case.get("precision", "fp32")
+        kind=case["kind"],
+        zero_stage=case.get("stage", "auto"),
+        zero_hpz=case.get("hpz"),
+        precision=case.get("precision", "fp32"),
     )
     distillation = None
     if "taught" in case:

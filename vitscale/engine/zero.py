@@ -313,6 +313,7 @@ def _publish_parts(zero: Any) -> None:
     if zero.persistent_parameters:
         zero.persistent_parameters[0].partition(zero.persistent_parameters)
         zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
+    zero.invalidate_secondary_tensor()  # a machine's own copy, where it keeps one, is of the weights before
 
 
 class _Shards:

@@ -105,8 +105,8 @@ def exposed_seconds(
     """Communication of a step that is not hidden behind micro-batches of `once` seconds.
 
     Gradients travel during the backward pass, two thirds of a micro-batch. Stages 1 and 2 gather the new weights
-    afterwards, when nothing is left to compute; stage 3 gathers them in both passes of every micro-batch, hierarchical
-    partitioning in the second one within a machine.
+    afterwards, when nothing is left to compute; stage 3 gathers them in both passes of every micro-batch; hierarchical
+    partitioning does so within machines but for the first time in a step.
     """
     if cluster.world == 1:
         return 0.0
@@ -114,13 +114,14 @@ def exposed_seconds(
     messages = math.ceil(parameters(shape) / buckets_of(shape).reduce)
     waiting = LATENCY_S * messages * math.log2(cluster.world)
     if engine.stage == 3:
-        again, waiting_again = gather, waiting
-        if engine.zero_hpz:  # the backward pass gathers within the machine
+        near, near_waiting = gather, waiting
+        if engine.zero_hpz:
             machine = replace(cluster, world=engine.zero_hpz, per_node=engine.zero_hpz)
-            again = _once(shape, engine, machine) / LINK_SHARE
-            waiting_again = LATENCY_S * messages * math.log2(machine.world)
-        each = max(0.0, reduce + gather + again - once) + 2 * waiting + waiting_again
-        return accumulation * each
+            near = _once(shape, engine, machine) / LINK_SHARE
+            near_waiting = LATENCY_S * messages * math.log2(machine.world)
+        first = max(0.0, reduce + gather + near - once) + 2 * waiting + near_waiting
+        later = max(0.0, reduce + 2 * near - once) + waiting + 2 * near_waiting
+        return first + (accumulation - 1) * later
     times = accumulation if engine.stage == 2 else 1
     hidden = 2 / 3 * once
     if engine.stage in (0, None):  # an all-reduce is both, and gradients are whole on every rank
@@ -137,7 +138,8 @@ def traffic_bytes(shape: Shape, engine: EngineConfig, world: int, accumulation: 
     """Bytes each rank sends in one step."""
     if engine.zero_hpz:
         within = _spread_bytes(shape, engine, engine.zero_hpz)
-        return accumulation * (2 * _spread_bytes(shape, engine, world) + within)
+        far = (accumulation + 1) * _spread_bytes(shape, engine, world)
+        return far + (2 * accumulation - 1) * within
     times = {2: accumulation + 1, 3: 3 * accumulation}.get(engine.stage or 0, 2)
     return times * _spread_bytes(shape, engine, world)
 
