@@ -78,6 +78,7 @@ def make_engine(case: dict[str, Any], ranks: Ranks) -> tuple[SeededEngine, Plan]
         kind=case["kind"],
         zero_stage=case.get("stage", "auto"),
         zero_hpz=case.get("hpz"),
+        offload=case.get("offload", "none"),
         precision=case.get("precision", "fp32"),
     )
     distillation = None

@@ -28,7 +28,7 @@ BF16 = [{**case, "precision": "bf16"} for case in CASES]
 
 
 def lives(cases: list[dict], folder: str) -> list[dict]:
-    """For each case: a step, a commit, a step, the average's logits, a step; back to the commit, and the steps again."""
+    """For each case: a step, a commit, a step, the average's logits, a step; then from the commit again."""
     ranks = Ranks(place_of(), torch.device("cpu"), 60)
     rank, found = ranks.place.rank, []
     for number, case in enumerate(cases):

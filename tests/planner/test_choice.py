@@ -60,19 +60,19 @@ def test_less_memory_never_means_less_recomputation_or_a_lower_stage():
     assert len(set(found)) >= 4
 
 
-# Bytes of weights, gradients and optimizer of a rank of 8 with mixed precision, 2 n + 14 n / N under stage 2 and so on
-# (arXiv 1910.02054, figure 1): G/14 takes 10 GB under stage 1; 22B 120 GB under stage 1, 82 under 2, 43.5 under 3.
+# Bytes of weights, gradients and optimizer of a rank of 8 with mixed precision: 2 n + 14 n / 8 where each rank keeps
+# its part of the gradients, 16 n / 8 under stage 3 (arXiv 1910.02054, figure 1). ViT-22B takes 82 or 43.5 GB.
 @pytest.mark.parametrize(
     ("variant", "gb", "stage"),
-    [("B/16", 24, 1), ("G/14", 80, 1), ("22B/14", 180, 1), ("22B/14", 141, 2), ("22B/14", 80, 3)],
+    [("B/16", 24, 1), ("G/14", 80, 1), ("22B/14", 141, 1), ("22B/14", 80, 3)],
 )
 def test_the_stage_is_the_one_whose_states_fit(variant, gb, stage):
     shape = ModelConfig(variant=variant).shape(1000)
     needs = chosen(AUTO, shape, OPTIM, plan_of(8, 1), 0.92 * gb * 1e9)
     assert needs.engine.stage == stage
     n = parameters(shape)
-    states = {1: 2 * n + 12 * n / 8, 2: 2 * n + 14 * n / 8, 3: 16 * n / 8}[stage]
-    assert states <= needs.memory.peak + 1e9 and needs.memory.peak <= 0.92 * gb * 1e9
+    states = {1: 2 * n + 14 * n / 8, 3: 16 * n / 8}[stage]
+    assert states <= needs.memory.peak <= 0.92 * gb * 1e9
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])

@@ -99,7 +99,7 @@ def test_what_each_rank_sends_is_what_zero_says():
 
 
 def test_hierarchical_partitioning_sends_one_gathering_less_between_machines():
-    """ZeRO++ (arXiv 2306.10209), table 1: 3 numbers a parameter become 2; the third stays within the machine."""
+    """ZeRO++ (arXiv 2306.10209): of 3 numbers a parameter 2 go between machines, the third stays within."""
     shape = ModelConfig(variant="e/14").shape(1000)
     n, engine = parameters(shape), EngineConfig(zero_stage=3, zero_hpz=8)
     within = 2 * n * 7 / 8

@@ -27,6 +27,10 @@ class EngineConfig(Section):
     precision: Literal["bf16", "fp32"] = "bf16"
     """bf16 keeps weights, activations and gradients in bfloat16 and the optimizer's weights in float32."""
 
+    offload: Literal["none", "optimizer", "optimizer+parameters"] = "none"
+    """What waits and, of the optimizer, is computed in the host's memory (ZeRO-Offload, arXiv 2101.06840); parameters
+    under stage 3 alone."""
+
     recompute: Literal["none", "cheap", "mlp", "full", "offload", "auto"] = "none"
     """What backward computes again to save memory: nothing, all but matrix products, the MLP too, or whole blocks, with
     offload from inputs that wait in the host's memory; auto takes the least of none to full that fits."""
@@ -62,11 +66,39 @@ def idle_engine(engine: EngineConfig) -> Iterator[tuple[str, str]]:
             "engine.zero_hpz",
             "has no effect unless the weights are cut: set engine.zero_stage = 3 or remove it",
         )
-    if engine.device == "cpu" and engine.recompute == "offload":
+    if not engine.stage and engine.offload != "none":
         yield (
-            "engine.recompute",
-            "offload has no effect on a CPU, whose memory is the host's already: "
-            'use "full", or another engine.device',
+            "engine.offload",
+            "has no effect unless ZeRO cuts what is moved: set engine.zero_stage = 1",
+        )
+    if engine.device == "cpu":
+        yield from idle_on_cpu(engine)
+
+
+def idle_on_cpu(engine: EngineConfig) -> Iterator[tuple[str, str]]:
+    """(key, sentence) for settings that change nothing on a CPU."""
+    already = "has no effect on a CPU, whose memory is the host's already"
+    if engine.offload != "none":
+        yield "engine.offload", f'{already}: use "none", or train on a GPU'
+    if engine.recompute == "offload":
+        yield "engine.recompute", f'offload {already}: use "full", or train on a GPU'
+
+
+def impossible_engine(engine: EngineConfig, optimizer: str) -> Iterator[tuple[str, str]]:
+    """(key, sentence) for settings that contradict others; `optimizer` is `optim.optimizer`."""
+    if engine.offload == "none":
+        return
+    if optimizer not in ("adamw", "sgd"):
+        yield (
+            "engine.offload",
+            f"{optimizer} sums over all ranks, which NCCL does on GPUs only: use adamw or sgd",
+        )
+    if engine.offload == "optimizer+parameters" and engine.stage != 3:
+        yield "engine.offload", "parameters are whole on every rank: set engine.zero_stage = 3"
+    if engine.offload == "optimizer+parameters" and engine.zero_hpz:
+        yield (
+            "engine.zero_hpz",
+            "a second copy of parameters that wait in the host's memory saves nothing",
         )
 
 

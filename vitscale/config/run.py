@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vitscale.config.base import Section
 from vitscale.config.data import DataConfig
-from vitscale.config.engine import EngineConfig, OpsConfig, idle_engine
+from vitscale.config.engine import EngineConfig, OpsConfig, idle_engine, impossible_engine
 from vitscale.config.health import HealthConfig
 from vitscale.config.model import ModelConfig
 from vitscale.config.optim import OptimConfig, idle_optim, impossible_optim
@@ -74,6 +74,7 @@ def _impossible_values(config: RunConfig) -> Iterator[tuple[str, str]]:
             yield key, f"{duration} of what? Use epochs, images or steps"
     yield from _impossible_data(config)
     yield from impossible_optim(config.optim)
+    yield from impossible_engine(config.engine, config.optim.optimizer)
     low, high = config.data.crop_area
     if not 0 < low <= high <= 1:
         yield "data.crop_area", f"[{low}, {high}] must satisfy 0 < smallest <= largest <= 1"

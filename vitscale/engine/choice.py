@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from vitscale.config.engine import EngineConfig
+from vitscale.config.engine import EngineConfig, idle_on_cpu
 from vitscale.config.model import Shape
 from vitscale.config.plan import Plan
 from vitscale.config.run import RunConfig
@@ -31,15 +31,12 @@ def insist_on_device(engine: EngineConfig, device: torch.device) -> None:
     """Pass where the settings suit the device.
 
     Raises:
-        ConfigError: activations are to be moved to the memory in which they are.
+        ConfigError: something is to be moved to the memory in which it is.
     """
-    if engine.recompute == "offload" and device.type == "cpu":
-        raise ConfigError(
-            "offload has no effect on a CPU, whose memory is the host's already",
-            where="engine.recompute",
-            given="offload",
-            do='Use "full", or train on a GPU.',
-        )
+    if device.type != "cpu":
+        return
+    for key, text in idle_on_cpu(engine):
+        raise ConfigError(text, where=key)
 
 
 def settle(

@@ -71,6 +71,7 @@ class ZeroEngine:
         self.scale = torch.ones((), device=device)
         self.draw: Draw | None = None
         self.plain = self.stage == 0 and dtype == torch.float32
+        self.offloads = config.offload != "none"
         join_alone(device)
         freeze(model, optim.freeze)
         frozen = FrozenWeights(
@@ -131,6 +132,10 @@ class ZeroEngine:
         """
         if self.plain:
             return self.engine.zero_grad()
+        if self.offloads:
+            # Buffers in the host's memory are written anew by the next step; of this one it looks at norms.
+            norms = self.engine.optimizer.norm_for_param_grads
+            norms.update(dict.fromkeys(norms, torch.tensor(math.nan)))
         gradients = self._gradients()
         for gradient in gradients:
             gradient.fill_(math.nan)
@@ -141,7 +146,9 @@ class ZeroEngine:
             gradient.zero_()
 
     def _gradients(self) -> list[Tensor]:
-        """Whatever the next step of the optimizer would use on this rank."""
+        """Whatever the next step of the optimizer would use on this rank's device."""
+        if self.offloads:
+            return []
         if self.stage == 0:
             return [p.grad for p in self.engine.module.parameters() if p.grad is not None]
         groups = self.engine.optimizer.averaged_gradients.values()

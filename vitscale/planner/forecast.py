@@ -141,9 +141,10 @@ def _effort(job: Job) -> tuple[int, int, int]:
 
 def _variants(job: Job) -> Iterator[Job]:
     rank_batch = job.plan.rank_batch
+    cut = job.engine.zero_hpz or job.engine.offload == "optimizer+parameters"
     for micro_batch in (m for m in range(1, rank_batch + 1) if rank_batch % m == 0):
         plan = replace(job.plan, micro_batch=micro_batch, accumulation=rank_batch // micro_batch)
-        for stage in (3,) if job.engine.zero_hpz else (1, 2, 3):
+        for stage in (3,) if cut else (1, 2, 3):
             for mode in MODES:
                 chosen = {"kind": "deepspeed", "zero_stage": stage, "recompute": mode}
                 yield replace(job, engine=job.engine.model_copy(update=chosen), plan=plan)
