@@ -49,7 +49,7 @@ def job_of(variant: str, world: int) -> Job:
 def table(jobs: dict[str, list[Job]]) -> str:
     """A row a model and size of cluster, in Markdown."""
     lines = [
-        "| model | GPUs | stage | recompute | micro-batch | GB a GPU | images/s | MFU | of 8 GPUs' speed a GPU |",
+        "| model | GPUs | stage | recompute | micro-batch | GB a GPU | images/s | MFU | speed a GPU, of that on 8 |",
         "|---|--:|--:|---|--:|--:|--:|--:|--:|",
     ]
     for variant, series in jobs.items():

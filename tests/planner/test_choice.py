@@ -134,3 +134,17 @@ def test_hierarchical_partitioning_costs_a_machines_share_of_the_weights():
     plan = plan_of(64, 8)
     more = chosen(engine, L16, OPTIM, plan, 80e9).memory.peak - peak(L16, plan, "none", 3)
     assert more == pytest.approx(2 * parameters(L16) / 8)
+
+
+def test_what_is_offloaded_is_not_on_the_device():
+    """Of all that stays under stage 1 on one rank the 2 n bytes of weights are left; under stage 3 not even those."""
+    n, plan = parameters(L16), plan_of(1, 8)
+    for what, stage, weights in (("optimizer", 1, 2 * n), ("optimizer+parameters", 3, 0)):
+        engine = EngineConfig(zero_stage=stage, offload=what)
+        memory = chosen(engine, L16, OptimConfig(ema=0.9999), plan, 80e9).memory
+        here = chosen(
+            EngineConfig(zero_stage=stage), L16, OptimConfig(ema=0.9999), plan, 80e9
+        ).memory
+        assert memory.states - memory.retained == weights
+        assert here.states - memory.states == 12 * n + 4 * n + (2 * n - weights)
+        assert memory.activations == here.activations

@@ -125,6 +125,19 @@ def test_offloading_waits_for_the_inputs_of_all_blocks_to_go_and_come():
     assert offload - full == pytest.approx(moved / 20e9)
 
 
+def test_an_offloaded_update_takes_what_the_hosts_memory_takes():
+    shape = ModelConfig(variant="L/16").shape(1000)
+    n, cluster = parameters(shape), Cluster(ACCELERATORS["H100"], 8, 8)
+    batches = {"micro_batch": 64, "accumulation": 2}
+    kept, moved, all_moved = (
+        step_seconds(shape, EngineConfig(zero_stage=3, offload=what), cluster, **batches)
+        for what in ("none", "optimizer", "optimizer+parameters")
+    )
+    assert moved.update == all_moved.update == pytest.approx(34 * n / 8 / 20e9)
+    assert moved.compute == kept.compute
+    assert all_moved.compute - moved.compute == pytest.approx(2 * 2 * 2 * n / 8 / 20e9)
+
+
 def test_a_job_of_one_rank_waits_for_nobody_and_more_machines_wait_longer():
     shape, gpu = ModelConfig(variant="g/14").shape(1000), ACCELERATORS["H100"]
     for stage in range(4):
