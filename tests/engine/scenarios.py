@@ -239,9 +239,10 @@ def discarded(cases: list[dict[str, Any]], folder: str) -> list[dict[str, Any]]:
     return found
 
 
-def committed(engine: Any, ranks: Ranks, folder: Path) -> Path:
-    shapes = {n: list(p.shape) for n, p in build_model(SHAPE, seed=1).named_parameters()}
-    facts = {"step": 1, "images": BATCH, "world": 2, "shape": SHAPE.as_json(), "shapes": shapes}
+def committed(engine: Any, ranks: Ranks, folder: Path, **shape: Any) -> Path:
+    whole = shape_with(**shape)
+    shapes = {n: list(p.shape) for n, p in build_model(whole, seed=1).named_parameters()}
+    facts = {"step": 1, "images": BATCH, "world": 2, "shape": whole.as_json(), "shapes": shapes}
     return commit(folder, facts, lambda writer: engine.save(writer, ranks.place.rank), ranks)
 
 

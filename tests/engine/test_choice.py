@@ -103,6 +103,8 @@ def test_hierarchical_partitioning_knows_machines_by_their_names(tmp_path):
     assert settle(tmp_path, two_by_two, engine).zero_hpz == 2
     with pytest.raises(ConfigError, match="must be the ranks of a machine, 1 here"):
         settle(tmp_path, [(name, 80e9) for name in "abcd"], engine)
+    with pytest.raises(ConfigError, match="must be the ranks of a machine, 1 here"):
+        settle(tmp_path, [*two_by_two[:3], ("c", 80e9)], engine)
 
 
 def other_memory(path):

@@ -22,7 +22,16 @@ from vitscale.place import place_of
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
-PLAIN = {"kind": "deepspeed", "stage": 3, "ema": 0.5, "dropout": 0.1, "micro": 2, "accumulation": 2}
+# Matrices of more than 100,000 numbers: smaller ones DeepSpeed keeps whole on every rank.
+SHAPE = {"width": 192, "mlp": 768, "heads": 3, "depth": 2}
+PLAIN = {
+    "kind": "deepspeed",
+    "stage": 3,
+    "ema": 0.5,
+    "dropout": 0.1,
+    "accumulation": 2,
+    "shape": SHAPE,
+}
 CASES = [{**PLAIN, **more} for more in ({}, {"hpz": 2})]
 BF16 = [{**case, "precision": "bf16"} for case in CASES]
 
@@ -34,7 +43,7 @@ def lives(cases: list[dict], folder: str) -> list[dict]:
     for number, case in enumerate(cases):
         engine, plan = make_engine(case, ranks)
         seen = train_steps(engine, plan, rank, range(1))
-        path = committed(engine, ranks, Path(folder) / f"case-{number}")
+        path = committed(engine, ranks, Path(folder) / f"case-{number}", **SHAPE)
         seen += train_steps(engine, plan, rank, range(1, 2))
         with engine.state.averaged():
             averaged = _logits(engine)

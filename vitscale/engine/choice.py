@@ -60,7 +60,7 @@ def settle(
     """
     found = ranks.gather((socket.gethostname(), device_memory(device)))
     ranks_on = Counter(host for host, _ in found)
-    insist_on_hpz(config.engine, plan.world, max(ranks_on.values()))
+    insist_on_hpz(config.engine, plan.world, min(ranks_on.values()))
     shared = device.type == "cpu"
     share = min(memory / (ranks_on[host] if shared else 1) for host, memory in found)
     needs = chosen(config.engine, shape, config.optim, plan, USABLE * share)

@@ -20,7 +20,8 @@ def chosen(
     """The job with every `auto` of its engine decided; the choice with the lowest peak where none is within `room`.
 
     Stages 1 and 2 come before stage 3, which sends half as much again and with every micro-batch. Among them the least
-    recomputation comes first, then the lower stage. Stage 0 holds no less than stage 1 on any number of ranks.
+    recomputation comes first, then the lower stage. Stage 0 is not among them, so that one rank computes as several do,
+    for which it holds most.
 
     Args:
         engine: as the recipe has it.
