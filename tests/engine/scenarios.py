@@ -210,7 +210,7 @@ def discarded(cases: list[dict[str, Any]], folder: str) -> list[dict[str, Any]]:
         faults._passes.clear()
         engine, plan = make_engine(case, ranks)
         seen = [train_steps(engine, plan, rank, range(1))]
-        path = committed(engine, ranks, Path(folder) / f"case-{number}")
+        path = committed(engine, ranks, Path(folder) / f"case-{number}", **case.get("shape", {}))
         before = [*master_weights(engine, case).values(), *moments(engine)]
         before = [tensor.clone() for tensor in before]
         losses = [accumulate_step(engine, plan, rank, 1)]

@@ -71,7 +71,7 @@ def job_record(job: Job, facts: DatasetFacts) -> dict[str, Any]:
         "gpu_hours": job.hours * job.plan.world,
         "checkpoint_stall_s": job.stall_s,
         "alternatives": [
-            {"settings": settings_of(other), "images_per_s": other.images_per_s}
+            {"settings": settings_of(other, job), "images_per_s": other.images_per_s}
             for other in alternatives(job)[:3]
         ],
     }
@@ -114,7 +114,7 @@ def job_lines(job: Job, facts: DatasetFacts) -> Iterator[tuple[str, str]]:
         yield "reading", f"{rate}/s, {cores:,.0f} CPU cores to decode, all nodes together"
     better = alternatives(job)[0]
     if better.step.total < 0.98 * step.total:
-        yield "faster", f"{settings_of(better)}: {better.images_per_s:,.0f} images/s"
+        yield "faster", f"{settings_of(better, job)}: {better.images_per_s:,.0f} images/s"
 
 
 def _engine_lines(needs: Needs) -> Iterator[tuple[str, str]]:

@@ -150,10 +150,12 @@ def _variants(job: Job) -> Iterator[Job]:
                 yield replace(job, engine=job.engine.model_copy(update=chosen), plan=plan)
 
 
-def settings_of(job: Job) -> str:
-    """The overrides that lead to this job."""
+def settings_of(job: Job, instead_of: Job | None = None) -> str:
+    """The overrides that lead to this job, from another one where that is given."""
     engine = job.engine
     stage = "engine.kind=local" if engine.stage is None else f"engine.zero_stage={engine.stage}"
+    if instead_of is not None and instead_of.engine.stage is None:
+        stage = f"engine.kind=deepspeed {stage}"
     return f"train.micro_batch={job.plan.micro_batch} {stage} engine.recompute={engine.recompute}"
 
 

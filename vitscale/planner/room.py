@@ -38,7 +38,7 @@ def insist_on_room(job: Job) -> None:
         return
     others = alternatives(job)
     if others:
-        advice = f"Fits: {settings_of(others[0])}."
+        advice = f"Fits: {settings_of(others[0], job)}."
     elif (ranks := fewest_ranks(job)) is not None:
         advice = f"No settings fit on {job.plan.world}; {ranks} ranks would do under stage 3."
     else:
