@@ -93,7 +93,7 @@ def test_what_auto_became_is_in_the_plan(plan):
         ("h100", ["engine.zero_hpz=8"], "must be the ranks of a machine, 4 here"),
         (
             "h100",
-            ["train.micro_batch=128", "engine.zero_stage=0", "engine.recompute=none"],
+            ["cluster.accelerator=L4", "train.micro_batch=64", "engine.recompute=none"],
             "Fits: ",
         ),
     ],

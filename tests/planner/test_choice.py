@@ -89,7 +89,7 @@ def test_plain_torch_has_a_mode_to_choose_and_no_stage():
     plan = plan_of(8, 64)
     assert chosen(local, L16, OPTIM, plan, 80e9).engine.recompute == "none"
     tight = chosen(local, L16, OPTIM, plan, 10e9).engine
-    assert (tight.kind, tight.stage, tight.recompute) == ("local", None, "full")
+    assert (tight.kind, tight.stage, tight.recompute) == ("local", None, "mlp")
 
 
 def test_the_largest_smaller_micro_batch_that_fits_is_named():

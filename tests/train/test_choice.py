@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from tests.train.recipes import exact_losses, make_data, make_recipe
-from vitscale.checkpoint.layout import step_folders
+from vitscale.checkpoint.layout import read_manifest, step_folders
 from vitscale.engine import choice
 from vitscale.train.worker import run
 
@@ -21,8 +19,7 @@ def go(recipe):
 def decided(recipe) -> list[str]:
     """The modes that the commits of a run were made with."""
     folders = [folder for _, folder in step_folders(recipe.config.folder / "checkpoints")]
-    manifests = [json.loads((folder / "MANIFEST.json").read_text()) for folder in folders]
-    return [manifest["engine"]["recompute"] for manifest in manifests]
+    return [read_manifest(folder).facts["engine"]["recompute"] for folder in folders]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
