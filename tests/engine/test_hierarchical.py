@@ -40,6 +40,9 @@ def lives(cases: list[dict], folder: str) -> list[dict]:
     """For each case: a step, a commit, a step, the average's logits, a step; then from the commit again."""
     ranks = Ranks(place_of(), torch.device("cpu"), 60)
     rank, found = ranks.place.rank, []
+    undisturbed, plan = make_engine(cases[0], ranks)
+    straight = train_steps(undisturbed, plan, rank, range(3))
+    undisturbed.close()
     for number, case in enumerate(cases):
         engine, plan = make_engine(case, ranks)
         seen = train_steps(engine, plan, rank, range(1))
@@ -55,6 +58,7 @@ def lives(cases: list[dict], folder: str) -> list[dict]:
         copies = any(p.ds_secondary_tensor is not None for p in engine.model.parameters())
         engine.discard()
         found.append({"seen": seen, "again": again, "logits": [averaged, raw], "copies": copies})
+        found[-1]["straight"] = straight
         engine.close()
     ranks.close()
     return found
@@ -74,6 +78,6 @@ def test_a_second_copy_of_the_weights_changes_no_number(tmp_path, cases):
         4, "tests.engine.test_hierarchical:lives", cases, str(tmp_path)
     ):
         assert (plain["copies"], hierarchical["copies"]) == (False, True)
-        assert hierarchical["seen"] == plain["seen"]
+        assert hierarchical["seen"] == plain["seen"] == plain["straight"]
         assert hierarchical["logits"] == plain["logits"]
         assert hierarchical["again"] == plain["again"] == plain["seen"][1:]

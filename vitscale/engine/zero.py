@@ -313,14 +313,17 @@ def _put_gathered(parameter: nn.Parameter, value: Tensor) -> None:
 
 
 def _publish_parts(zero: Any) -> None:
-    """Stage 3: from float32 parts to the parts that are gathered, and anew to parameters that are never released."""
+    """Stage 3: from float32 parts to the parts that are gathered, and anew to parameters that are never released.
+
+    Whole parameters and a machine's own copies of them are let go: they are of the weights before.
+    """
+    zero._partition_all_parameters()
     for index, flat in enumerate(zero.fp32_partitioned_groups_flat):
         zero.fp16_partitioned_groups_flat[index].data.copy_(flat.data)
         zero._unflatten_partitioned_parameters(index)
     if zero.persistent_parameters:
-        zero.persistent_parameters[0].partition(zero.persistent_parameters)
         zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
-    zero.invalidate_secondary_tensor()  # a machine's own copy, where it keeps one, is of the weights before
+    zero.invalidate_secondary_tensor()
 
 
 class _Shards:
