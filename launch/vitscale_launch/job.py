@@ -105,7 +105,8 @@ def make_job(recipe: Recipe, profile: ClusterProfile, resume: Resume = "auto") -
     """Work out the plan on the profile's number of workers; writes nothing.
 
     Raises:
-        ConfigError: recipe and profile contradict each other, or the batch cannot be cut.
+        ConfigError: recipe and profile contradict each other, the batch cannot be cut, or the accelerators are too
+            small.
         DataError: the training set cannot be read from here.
     """
     _insist_on_one_device(recipe, profile)
@@ -125,6 +126,9 @@ def make_job(recipe: Recipe, profile: ClusterProfile, resume: Resume = "auto") -
     worlds = worlds_that_fit(recipe.config, profile.fewest, profile.workers)
     if profile.fewest not in worlds:
         raise _cannot_shrink(recipe, profile)
+    from vitscale.planner.room import insist_on_profile
+
+    insist_on_profile(recipe.config, profile, facts)
     return Job(recipe, profile, plan, facts, resume, uuid.uuid4().hex, worlds)
 
 

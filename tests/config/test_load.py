@@ -137,6 +137,26 @@ def test_an_unknown_table_gets_the_nearest_name(tmp_path):
     ("change", "words"),
     [
         ({"engine__kind": "local", "engine__zero_stage": 1}, "engine.zero_stage: has no effect"),
+        ({"engine__zero_hpz": 8}, "engine.zero_hpz: has no effect unless the weights are cut"),
+        (
+            {"engine__recompute": "offload", "engine__device": "cpu"},
+            "offload has no effect on a CPU",
+        ),
+        (
+            {"engine__offload": "optimizer", "engine__device": "cpu"},
+            "engine.offload: has no effect",
+        ),
+        (
+            {"engine__offload": "optimizer", "engine__kind": "local"},
+            "engine.offload: has no effect",
+        ),
+        (
+            {"engine__offload": "optimizer", "engine__zero_stage": 0},
+            "engine.offload: has no effect",
+        ),
+        ({"engine__offload": "optimizer+parameters"}, "engine.offload: parameters are whole"),
+        ({"engine__offload": "optimizer", "optim__optimizer": "muon"}, "use adamw or sgd"),
+        ({"engine__offload": "nvme"}, "engine.offload"),
         ({"optim__momentum": 0.8}, "optim.momentum: has no effect"),
         ({"optim__optimizer": "sgd", "optim__eps": 1e-6}, "optim.eps: has no effect"),
         ({"data__crop": "center", "data__crop_area": [0.1, 1.0]}, "data.crop_area: has no effect"),

@@ -75,7 +75,11 @@ def make_engine(case: dict[str, Any], ranks: Ranks) -> tuple[SeededEngine, Plan]
         **case.get("optim", {}),
     )
     config = EngineConfig(
-        kind=case["kind"], zero_stage=case.get("stage"), precision=case.get("precision", "fp32")
+        kind=case["kind"],
+        zero_stage=case.get("stage", "auto"),
+        zero_hpz=case.get("hpz"),
+        offload=case.get("offload", "none"),
+        precision=case.get("precision", "fp32"),
     )
     distillation = None
     if "taught" in case:
@@ -206,7 +210,7 @@ def discarded(cases: list[dict[str, Any]], folder: str) -> list[dict[str, Any]]:
         faults._passes.clear()
         engine, plan = make_engine(case, ranks)
         seen = [train_steps(engine, plan, rank, range(1))]
-        path = committed(engine, ranks, Path(folder) / f"case-{number}")
+        path = committed(engine, ranks, Path(folder) / f"case-{number}", **case.get("shape", {}))
         before = [*master_weights(engine, case).values(), *moments(engine)]
         before = [tensor.clone() for tensor in before]
         losses = [accumulate_step(engine, plan, rank, 1)]
@@ -235,9 +239,10 @@ def discarded(cases: list[dict[str, Any]], folder: str) -> list[dict[str, Any]]:
     return found
 
 
-def committed(engine: Any, ranks: Ranks, folder: Path) -> Path:
-    shapes = {n: list(p.shape) for n, p in build_model(SHAPE, seed=1).named_parameters()}
-    facts = {"step": 1, "images": BATCH, "world": 2, "shape": SHAPE.as_json(), "shapes": shapes}
+def committed(engine: Any, ranks: Ranks, folder: Path, **shape: Any) -> Path:
+    whole = shape_with(**shape)
+    shapes = {n: list(p.shape) for n, p in build_model(whole, seed=1).named_parameters()}
+    facts = {"step": 1, "images": BATCH, "world": 2, "shape": whole.as_json(), "shapes": shapes}
     return commit(folder, facts, lambda writer: engine.save(writer, ranks.place.rank), ranks)
 
 

@@ -85,7 +85,7 @@ def test_gradients_are_the_same_to_the_bit_in_every_mode(changes, attention):
     """Dropout and stochastic depth are on: both passes through a block draw the same."""
     shape = dataclasses.replace(SHAPE, dropout=0.1, drop_path=0.4, **changes)
     images, found = torch.randn(4, 3, 32, 32), []
-    for mode in MODES:
+    for mode in (*MODES, "offload"):
         model = trained_like(shape, Ops(torch_norm, attention)).train()
         set_recompute(model, mode)
         torch.manual_seed(3)
@@ -106,6 +106,22 @@ def test_only_what_the_mode_says_is_computed_again(mode, products):
         model(torch.randn(2, 3, 32, 32)).sum().backward()
     outside = 2 + 3  # patches and head: one each forward, two backward, none to the pixels
     assert counter.count - outside == SHAPE.depth * (12 + products)
+
+
+@pytest.mark.parametrize(("mode", "left"), [("full", SHAPE.depth), ("offload", 0)])
+def test_offloaded_inputs_of_blocks_are_not_kept_where_they_were(mode, left):
+    """A copy in the host's memory takes their place: on a CPU, which has no other, it is a copy all the same."""
+    model = trained_like(SHAPE).train()
+    set_recompute(model, mode)
+    inputs = WeakIdKeyDictionary()
+    for block in model.blocks:
+        block.register_forward_pre_hook(
+            lambda _, given: inputs.update({given[0].untyped_storage(): True})
+        )
+    logits = model(torch.randn(2, 3, 32, 32))
+    assert len(inputs) == left
+    logits.sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
 
 
 class Products(TorchDispatchMode):

@@ -35,7 +35,7 @@ def peak(case: dict) -> tuple[int, float]:
         torch.distributed.init_process_group("gloo")
     config = EngineConfig(
         kind="local" if case["stage"] is None else "deepspeed",
-        zero_stage=case["stage"],
+        zero_stage="auto" if case["stage"] is None else case["stage"],
         precision=case["precision"],
         recompute=case["recompute"],
     )

@@ -98,6 +98,46 @@ def test_what_each_rank_sends_is_what_zero_says():
         assert traffic_bytes(shape, engine, 1, 1) == 0
 
 
+def test_hierarchical_partitioning_sends_one_gathering_less_between_machines():
+    """ZeRO++ (arXiv 2306.10209): of 3 numbers a parameter 2 go between machines, the third stays within."""
+    shape = ModelConfig(variant="e/14").shape(1000)
+    n, engine = parameters(shape), EngineConfig(zero_stage=3, zero_hpz=8)
+    within = 2 * n * 7 / 8
+    assert traffic_bytes(shape, engine, 64, 1) == pytest.approx(2 * 2 * n * 63 / 64 + within)
+    four = (
+        4 * 2 * n * 63 / 64 + 2 * n * 63 / 64 + 7 * within
+    )  # gradients, weights once, then within
+    assert traffic_bytes(shape, engine, 64, 4) == pytest.approx(four)
+    gpu = dataclasses.replace(ACCELERATORS["A100-80G"], network=3e9)
+    cluster = Cluster(gpu, 64, 8)
+    plain = EngineConfig(zero_stage=3)
+    for accumulation in (1, 4):
+        hierarchical = exposed_seconds(shape, engine, cluster, 0.1, accumulation)
+        assert hierarchical < exposed_seconds(shape, plain, cluster, 0.1, accumulation)
+
+
+def test_offloading_waits_for_the_inputs_of_all_blocks_to_go_and_come():
+    shape, gpu = ModelConfig(variant="L/16").shape(1000), ACCELERATORS["H100"]
+    full, offload = (
+        micro_batch_seconds(shape, gpu, 64, recompute=mode) for mode in ("full", "offload")
+    )
+    moved = 2 * 64 * 24 * 197 * 2 * 1024
+    assert offload - full == pytest.approx(moved / 20e9)
+
+
+def test_an_offloaded_update_takes_what_the_hosts_memory_takes():
+    shape = ModelConfig(variant="L/16").shape(1000)
+    n, cluster = parameters(shape), Cluster(ACCELERATORS["H100"], 8, 8)
+    batches = {"micro_batch": 64, "accumulation": 2}
+    kept, moved, all_moved = (
+        step_seconds(shape, EngineConfig(zero_stage=3, offload=what), cluster, **batches)
+        for what in ("none", "optimizer", "optimizer+parameters")
+    )
+    assert moved.update == all_moved.update == pytest.approx(34 * n / 8 / 20e9)
+    assert moved.compute == kept.compute
+    assert all_moved.compute - moved.compute == pytest.approx(2 * 2 * 2 * n / 8 / 20e9)
+
+
 def test_a_job_of_one_rank_waits_for_nobody_and_more_machines_wait_longer():
     shape, gpu = ModelConfig(variant="g/14").shape(1000), ACCELERATORS["H100"]
     for stage in range(4):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterable
 from dataclasses import asdict
 
 from vitscale.cli.arguments import add_json, add_recipe, print_json
 from vitscale.cli.plan_text import (
-    insist_on_room,
     job_lines,
     job_record,
     model_record,
     model_text,
+    needs_lines,
+    needs_record,
 )
+from vitscale.cli.plan_where import Where, insist_on_effect, where_of
+from vitscale.config.cluster import split_overrides
 from vitscale.config.data import DataConfig
 from vitscale.config.dataset import DatasetFacts
 from vitscale.config.load import load_recipe
@@ -21,15 +25,22 @@ from vitscale.config.model import Shape
 from vitscale.config.plan import Plan, make_plan
 from vitscale.config.run import RunConfig
 from vitscale.errors import ConfigError
-from vitscale.planner.forecast import Job, calibrated
-from vitscale.planner.hardware import Cluster, accelerator
+from vitscale.planner.choice import chosen
+from vitscale.planner.forecast import Job, Needs, calibrated
+from vitscale.planner.room import insist_on_room, job_on
 from vitscale.planner.size import forward_flops, parameters, train_flops
 from vitscale.units import human_bytes, human_count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, --world, --gpu, overrides; or --model and --image alone."""
+    """RECIPE, --on or --world and --gpu, overrides; or --model and --image alone."""
     add_recipe(parser, optional=True)
+    parser.add_argument(
+        "--on",
+        metavar="PROFILE",
+        help="a profile of configs/cluster, or a path to one: its workers are the ranks, its "
+        "accelerator the GPU; overrides such as cluster.workers=128 change it",
+    )
     parser.add_argument(
         "--world", type=int, metavar="N", help="ranks (GPUs) of the job (default: 1)"
     )
@@ -71,28 +82,30 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.model is not None:
         return _run_model(arguments)
-    _insist_on_effect(arguments, ("image",), "without --model")
-    config = load_recipe(arguments.recipe, arguments.overrides).config
+    insist_on_effect(arguments, ("image",), "without --model")
+    for_recipe, for_profile = arguments.overrides, []
+    if arguments.on is not None:
+        for_recipe, for_profile = split_overrides(arguments.overrides)
+    config = load_recipe(arguments.recipe, for_recipe).config
+    where = where_of(arguments, for_profile)
     facts = _facts(arguments, config.data)
     shape = config.model.shape(config.model.classes or len(facts.classes))
-    world = 1 if arguments.world is None else arguments.world
-    if world < 1:
-        raise ConfigError("a job has at least one rank", where="--world", given=world)
-    plan = make_plan(config, world=world, epoch_images=facts.samples)
-    job = _job(arguments, config, shape, plan)
+    plan = make_plan(config, world=where.world, epoch_images=facts.samples)
+    needs = _needs(where, config, shape, plan)
     if arguments.json:
-        forecast = {"forecast": job_record(job, facts)} if job else {}
-        print_json(record_of(shape, facts, plan) | forecast)
+        print_json(record_of(shape, facts, plan) | _forecast_record(needs, facts))
     else:
         print(text_of(config.model.variant, shape, facts, plan))
-        if job is not None:
-            print(aligned(job_lines(job, facts)))
+        if isinstance(needs, Job):
+            print(aligned(job_lines(needs, facts)))
+        elif needs is not None:
+            print(aligned(needs_lines(needs)))
     return 0
 
 
 def _run_model(arguments: argparse.Namespace) -> int:
-    idle = ("world", "gpu", "per_node", "measured", "images", "classes")
-    _insist_on_effect(arguments, idle, "with --model")
+    idle = ("on", "world", "gpu", "per_node", "measured", "images", "classes")
+    insist_on_effect(arguments, idle, "with --model")
     record = model_record(arguments.model, 224 if arguments.image is None else arguments.image)
     if arguments.json:
         print_json(record)
@@ -101,36 +114,26 @@ def _run_model(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _job(arguments: argparse.Namespace, config: RunConfig, shape: Shape, plan: Plan) -> Job | None:
-    """The job on the GPUs that were named, if they can hold it; None where none were.
+def _needs(where: Where, config: RunConfig, shape: Shape, plan: Plan) -> Needs | None:
+    """The job on its GPUs, if they can hold it; what it needs of any on a profile without; None where nothing is said.
 
     Raises:
-        ConfigError: they cannot, or an option has no effect without them.
+        ConfigError: the GPUs cannot hold it, or are not as fast as was measured.
     """
-    if arguments.gpu is None:
-        _insist_on_effect(arguments, ("per_node", "measured"), "without --gpu")
-        return None
-    gpu = accelerator(arguments.gpu)
-    per_node = gpu.per_node if arguments.per_node is None else arguments.per_node
-    if per_node < 1:
-        raise ConfigError("a machine has at least one GPU", where="--per-node", given=per_node)
-    cluster = Cluster(gpu, plan.world, per_node)
-    job = Job(shape, config.engine, config.optim, plan, cluster)
-    if arguments.measured is not None:
-        job = calibrated(job, arguments.measured)
+    if where.cluster is None:
+        alone = where.of_profile
+        return chosen(config.engine, shape, config.optim, plan, math.inf) if alone else None
+    job = job_on(where.cluster, config, shape, plan)
+    if where.measured is not None:
+        job = calibrated(job, where.measured)
     insist_on_room(job)
     return job
 
 
-def _insist_on_effect(arguments: argparse.Namespace, names: tuple[str, ...], when: str) -> None:
-    """Refuse options that were given and would change nothing."""
-    for name in names:
-        given = getattr(arguments, name)
-        if given is not None:
-            option = f"--{name.replace('_', '-')}"
-            raise ConfigError(
-                f"has no effect {when}", where=option, given=given, do="Leave it out."
-            )
+def _forecast_record(needs: Needs | None, facts: DatasetFacts) -> dict[str, object]:
+    if needs is None:
+        return {}
+    return {"forecast": job_record(needs, facts) if isinstance(needs, Job) else needs_record(needs)}
 
 
 def _facts(arguments: argparse.Namespace, config: DataConfig) -> DatasetFacts:

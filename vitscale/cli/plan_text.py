@@ -9,7 +9,7 @@ from vitscale.config.dataset import DatasetFacts
 from vitscale.config.model import ModelConfig
 from vitscale.errors import ConfigError
 from vitscale.planner.activations import MODES, image_bytes
-from vitscale.planner.forecast import USABLE, Job, alternatives, fewest_ranks, settings_of
+from vitscale.planner.forecast import Job, Needs, alternatives, settings_of
 from vitscale.planner.size import forward_flops, parameters
 from vitscale.units import human_bytes, human_seconds
 
@@ -49,45 +49,29 @@ def model_text(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def insist_on_room(job: Job) -> None:
-    """Refuse a job that its accelerators cannot hold, with the nearest that they can.
-
-    Raises:
-        ConfigError: more memory is needed than there is.
-    """
-    if job.fits:
-        return
-    others = alternatives(job)
-    if others:
-        advice = f"Fits: {settings_of(others[0])}."
-    elif (ranks := fewest_ranks(job)) is not None:
-        advice = f"No settings fit on {job.plan.world}; {ranks} ranks would do under stage 3."
-    else:
-        advice = "No number of these accelerators holds it: take larger ones or a smaller model."
-    limit = human_bytes(USABLE * job.cluster.gpu.memory)
-    raise ConfigError(
-        f"a rank needs {human_bytes(job.memory.peak)} and has {limit}",
-        where="engine, train.micro_batch",
-        given=settings_of(job),
-        do=advice,
-    )
+def needs_record(needs: Needs) -> dict[str, Any]:
+    """What is foreseen whatever a job runs on, as JSON-like values: bytes of a rank, and of a commit."""
+    engine = needs.engine
+    return {
+        "engine": {"stage": engine.stage, "recompute": engine.recompute},
+        "memory": vars(needs.memory) | {"peak": needs.memory.peak},
+        "sent_bytes_per_step": needs.sent_bytes,
+        "checkpoint_bytes": needs.checkpoint_bytes,
+    }
 
 
 def job_record(job: Job, facts: DatasetFacts) -> dict[str, Any]:
     """Forecast of a job as JSON-like values: bytes, seconds, and images a second of the whole job."""
     step, image = job.step, _image_bytes(facts)
-    record = {
-        "memory": vars(job.memory) | {"peak": job.memory.peak},
+    record = needs_record(job) | {
         "step_s": vars(step) | {"total": step.total},
         "images_per_s": job.images_per_s,
         "mfu": job.mfu,
         "hours": job.hours,
         "gpu_hours": job.hours * job.plan.world,
-        "sent_bytes_per_step": job.sent_bytes,
-        "checkpoint_bytes": job.checkpoint_bytes,
         "checkpoint_stall_s": job.stall_s,
         "alternatives": [
-            {"settings": settings_of(other), "images_per_s": other.images_per_s}
+            {"settings": settings_of(other, job), "images_per_s": other.images_per_s}
             for other in alternatives(job)[:3]
         ],
     }
@@ -97,14 +81,22 @@ def job_record(job: Job, facts: DatasetFacts) -> dict[str, Any]:
     return record
 
 
+def needs_lines(needs: Needs) -> Iterator[tuple[str, str]]:
+    """(name, text) of each line of what is foreseen whatever the job runs on."""
+    yield from _engine_lines(needs)
+    yield "memory", f"{human_bytes(needs.memory.peak)} at most on each rank, of it"
+    yield from _parts(needs)
+    yield "sent", f"{human_bytes(needs.sent_bytes)} by each rank in a step"
+    yield "checkpoint", human_bytes(needs.checkpoint_bytes)
+
+
 def job_lines(job: Job, facts: DatasetFacts) -> Iterator[tuple[str, str]]:
     """(name, text) of each line for people."""
-    memory, step, image = job.memory, job.step, _image_bytes(facts)
+    step, image = job.step, _image_bytes(facts)
+    yield from _engine_lines(job)
     room = human_bytes(job.cluster.gpu.memory)
-    yield "memory", f"{human_bytes(memory.peak)} of {room} at most on each GPU, of it"
-    for name, size in vars(memory).items():
-        if size:
-            yield "", f"{human_bytes(size):>10} {name}"
+    yield "memory", f"{human_bytes(job.memory.peak)} of {room} at most on each GPU, of it"
+    yield from _parts(job)
     yield (
         "step",
         f"{step.total:.3g} s: compute {step.compute:.3g}, update {step.update:.2g}, "
@@ -122,7 +114,19 @@ def job_lines(job: Job, facts: DatasetFacts) -> Iterator[tuple[str, str]]:
         yield "reading", f"{rate}/s, {cores:,.0f} CPU cores to decode, all nodes together"
     better = alternatives(job)[0]
     if better.step.total < 0.98 * step.total:
-        yield "faster", f"{settings_of(better)}: {better.images_per_s:,.0f} images/s"
+        yield "faster", f"{settings_of(better, job)}: {better.images_per_s:,.0f} images/s"
+
+
+def _engine_lines(needs: Needs) -> Iterator[tuple[str, str]]:
+    stage, mode = needs.engine.stage, needs.engine.recompute
+    name = "plain torch" if stage is None else f"ZeRO stage {stage}"
+    yield "engine", f"{name}, recompute {mode}"
+
+
+def _parts(needs: Needs) -> Iterator[tuple[str, str]]:
+    for name, size in vars(needs.memory).items():
+        if size:
+            yield "", f"{human_bytes(size):>10} {name}"
 
 
 def _image_bytes(facts: DatasetFacts) -> float:

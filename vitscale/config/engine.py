@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
@@ -15,14 +16,24 @@ class EngineConfig(Section):
     kind: Literal["deepspeed", "local"] = "deepspeed"
     """DeepSpeed ZeRO, or plain torch with replicated state (the reference)."""
 
-    zero_stage: Literal[0, 1, 2, 3] | None = None
-    """What ZeRO partitions: 0 nothing, 1 optimizer state, 2 and gradients, 3 and parameters. Default 1."""
+    zero_stage: Literal["auto", 0, 1, 2, 3] = "auto"
+    """What ZeRO partitions: 0 nothing, 1 optimizer state, 2 and gradients, 3 and parameters; auto takes the least, from
+    1 on, that fits the memory (docs/scaling.md)."""
+
+    zero_hpz: int | None = Field(default=None, ge=2)
+    """Under stage 3, the ranks of a machine: they keep a second copy of the weights between them, which the backward
+    pass gathers without the network (hierarchical partitioning, arXiv 2306.10209)."""
 
     precision: Literal["bf16", "fp32"] = "bf16"
     """bf16 keeps weights, activations and gradients in bfloat16 and the optimizer's weights in float32."""
 
-    recompute: Literal["none", "cheap", "mlp", "full"] = "none"
-    """What backward computes again to save memory: nothing, all but matrix products, the MLP too, or whole blocks."""
+    offload: Literal["none", "optimizer", "optimizer+parameters"] = "none"
+    """What waits and, of the optimizer, is computed in the host's memory (ZeRO-Offload, arXiv 2101.06840); parameters
+    under stage 3 alone."""
+
+    recompute: Literal["none", "cheap", "mlp", "full", "offload", "auto"] = "none"
+    """What backward computes again to save memory: nothing, all but matrix products, the MLP too, or whole blocks, with
+    offload from inputs that wait in the host's memory; auto takes the least of none to full that fits."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU where there is one."""
@@ -37,7 +48,55 @@ class EngineConfig(Section):
 
     @property
     def stage(self) -> int | None:
-        """The ZeRO stage in force; None for the local engine."""
+        """The ZeRO stage in force; None for the local engine. "auto" is 1 until the planner has chosen."""
         if self.kind == "local":
             return None
-        return 1 if self.zero_stage is None else self.zero_stage
+        return 1 if self.zero_stage == "auto" else self.zero_stage
+
+
+def idle_engine(engine: EngineConfig) -> Iterator[tuple[str, str]]:
+    """(key, sentence) for settings that change nothing beside the others."""
+    if engine.kind == "local":
+        yield (
+            "engine.zero_stage",
+            'has no effect with engine.kind = "local": remove it or use "deepspeed"',
+        )
+    if engine.stage != 3:
+        yield (
+            "engine.zero_hpz",
+            "has no effect unless the weights are cut: set engine.zero_stage = 3 or remove it",
+        )
+    if not engine.stage and engine.offload != "none":
+        yield (
+            "engine.offload",
+            "has no effect unless ZeRO cuts what is moved: set engine.zero_stage = 1",
+        )
+    if engine.device == "cpu":
+        yield from idle_on_cpu(engine)
+
+
+def idle_on_cpu(engine: EngineConfig) -> Iterator[tuple[str, str]]:
+    """(key, sentence) for settings that change nothing on a CPU."""
+    already = "has no effect on a CPU, whose memory is the host's already"
+    if engine.offload != "none":
+        yield "engine.offload", f'{already}: use "none", or train on a GPU'
+    if engine.recompute == "offload":
+        yield "engine.recompute", f'offload {already}: use "full", or train on a GPU'
+
+
+def impossible_engine(engine: EngineConfig, optimizer: str) -> Iterator[tuple[str, str]]:
+    """(key, sentence) for settings that contradict others; `optimizer` is `optim.optimizer`."""
+    if engine.offload == "none":
+        return
+    if optimizer not in ("adamw", "sgd"):
+        yield (
+            "engine.offload",
+            f"{optimizer} sums over all ranks, which NCCL does on GPUs only: use adamw or sgd",
+        )
+    if engine.offload == "optimizer+parameters" and engine.stage != 3:
+        yield "engine.offload", "parameters are whole on every rank: set engine.zero_stage = 3"
+    if engine.offload == "optimizer+parameters" and engine.zero_hpz:
+        yield (
+            "engine.zero_hpz",
+            "a second copy of parameters that wait in the host's memory saves nothing",
+        )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vitscale.config.base import Section
 from vitscale.config.data import DataConfig
-from vitscale.config.engine import EngineConfig
+from vitscale.config.engine import EngineConfig, idle_engine, impossible_engine
 from vitscale.config.health import HealthConfig
 from vitscale.config.model import ModelConfig
 from vitscale.config.ops import OpsConfig, idle_ops, impossible_ops
@@ -75,6 +75,7 @@ def _impossible_values(config: RunConfig) -> Iterator[tuple[str, str]]:
             yield key, f"{duration} of what? Use epochs, images or steps"
     yield from _impossible_data(config)
     yield from impossible_optim(config.optim)
+    yield from impossible_engine(config.engine, config.optim.optimizer)
     low, high = config.data.crop_area
     if not 0 < low <= high <= 1:
         yield "data.crop_area", f"[{low}, {high}] must satisfy 0 < smallest <= largest <= 1"
@@ -96,11 +97,7 @@ def _impossible_values(config: RunConfig) -> Iterator[tuple[str, str]]:
 
 
 def _idle_settings(config: RunConfig) -> Iterator[tuple[str, str]]:
-    if config.engine.kind == "local":
-        yield (
-            "engine.zero_stage",
-            'has no effect with engine.kind = "local": remove it or use "deepspeed"',
-        )
+    yield from idle_engine(config.engine)
     yield from idle_optim(config.optim)
     yield from idle_ops(config.train.objective, config.optim)
     if config.guard.loss_spike == "off":

@@ -8,6 +8,7 @@ Held bytes a token and block in bf16, for width D and MLP width F, with torch's 
 | cheap | input, q, k, v, attention, outputs of out and fc1 | 12 D + 2 F | norms, activation, sums; no matrix product |
 | mlp | the same without fc1's output | 12 D | the MLP's first matrix product too |
 | full | its input | 2 D | the whole block |
+| offload | nothing: its input waits in the host's memory | 0 | the whole block |
 
 All by torch's non-reentrant checkpoint, which keeps the state of the generators: dropout and stochastic depth are the
 same in both passes.
@@ -20,6 +21,8 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     SelectiveCheckpointContext,
@@ -27,6 +30,7 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
+from vitscale.model.position import Rotation
 from vitscale.model.vit import ViT
 from vitscale.ops.attention import explicit_attention
 
@@ -44,12 +48,24 @@ _KEPT_LINEAR = {"cheap": 3, "mlp": 2}
 
 
 def set_recompute(model: ViT, mode: str) -> None:
-    """Switch `model` to `mode`: none, cheap, mlp or full."""
+    """Switch `model` to `mode`: none, cheap, mlp, full or offload."""
     if mode == "full":
         model.run_block = partial(checkpoint, use_reentrant=False)
+    elif mode == "offload":
+        model.run_block = _offloaded
     elif mode != "none":
         contexts = partial(_contexts, _KEPT_LINEAR[mode])
         model.run_block = partial(checkpoint, use_reentrant=False, context_fn=contexts)
+
+
+def _offloaded(block: nn.Module, tokens: Tensor, rotation: Rotation | None) -> Tensor:
+    """The block's output [B, T, D]; its input [B, T, D] is kept in pinned host memory until the backward pass.
+
+    torch's checkpoint saves its inputs as tensors of the graph, so they pass through the hooks that are set around it;
+    what the block saves inside passes through the checkpoint's own.
+    """
+    with save_on_cpu(pin_memory=True):
+        return checkpoint(block, tokens, rotation, use_reentrant=False)
 
 
 def _contexts(kept: int) -> Any:

@@ -72,6 +72,7 @@ class ZeroEngine:
         self.scale = torch.ones((), device=device)
         self.draw: Draw | None = None
         self.plain = self.stage == 0 and dtype == torch.float32
+        self.offloads = config.offload != "none"
         join_alone(device)
         freeze(model, optim.freeze)
         frozen = FrozenWeights(
@@ -132,6 +133,10 @@ class ZeroEngine:
         """
         if self.plain:
             return self.engine.zero_grad()
+        if self.offloads:
+            # Buffers in the host's memory are written anew by the next step; of this one it looks at norms.
+            norms = self.engine.optimizer.norm_for_param_grads
+            norms.update(dict.fromkeys(norms, torch.tensor(math.nan)))
         gradients = self._gradients()
         for gradient in gradients:
             gradient.fill_(math.nan)
@@ -142,7 +147,9 @@ class ZeroEngine:
             gradient.zero_()
 
     def _gradients(self) -> list[Tensor]:
-        """Whatever the next step of the optimizer would use on this rank."""
+        """Whatever the next step of the optimizer would use on this rank's device."""
+        if self.offloads:
+            return []
         if self.stage == 0:
             return [p.grad for p in self.engine.module.parameters() if p.grad is not None]
         groups = self.engine.optimizer.averaged_gradients.values()
@@ -307,13 +314,17 @@ def _put_gathered(parameter: nn.Parameter, value: Tensor) -> None:
 
 
 def _publish_parts(zero: Any) -> None:
-    """Stage 3: from float32 parts to the parts that are gathered, and anew to parameters that are never released."""
+    """Stage 3: from float32 parts to the parts that are gathered, and anew to parameters that are never released.
+
+    Whole parameters and a machine's own copies of them are let go: they are of the weights before.
+    """
+    zero._partition_all_parameters()
     for index, flat in enumerate(zero.fp32_partitioned_groups_flat):
         zero.fp16_partitioned_groups_flat[index].data.copy_(flat.data)
         zero._unflatten_partitioned_parameters(index)
     if zero.persistent_parameters:
-        zero.persistent_parameters[0].partition(zero.persistent_parameters)
         zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
+    zero.invalidate_secondary_tensor()
 
 
 class _Shards:

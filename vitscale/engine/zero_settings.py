@@ -24,8 +24,23 @@ def deepspeed_settings(
             "reduce_bucket_size": buckets.reduce,
             "allgather_bucket_size": buckets.reduce,
             "stage3_prefetch_bucket_size": buckets.prefetch,
+            "zero_hpz_partition_size": config.zero_hpz or 1,
+            **_offloaded(config.offload),
         },
         "bf16": {"enabled": config.precision == "bf16"},
         "zero_allow_untested_optimizer": True,
+        # Offloaded or not, the optimizer is torch's or ours; DeepSpeed's own is compiled when first used.
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**31,
     }
+
+
+def _offloaded(what: str) -> dict[str, Any]:
+    """Which parts wait in pinned memory of the host."""
+    pinned = {"device": "cpu", "pin_memory": True}
+    parts = {
+        "none": (),
+        "optimizer": ("offload_optimizer",),
+        "optimizer+parameters": ("offload_optimizer", "offload_param"),
+    }
+    return dict.fromkeys(parts[what], pinned)

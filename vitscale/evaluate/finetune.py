@@ -127,7 +127,7 @@ class Tuning:
         config["data"] |= {"train": tables, "held_out": None}
         config["data"] |= _pixels(self.subject)
         config["optim"]["lr"] = lr
-        config["engine"] |= {"kind": "local", "zero_stage": None, "device": self.machine.device}
+        config["engine"] |= {"kind": "local", "zero_stage": "auto", "device": self.machine.device}
         config["init"] = {"weights": str(self.subject.copy), "which": self.subject.which}
         config["evaluate"]["every"] = None
         config["tracking"]["mlflow"] = "off"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from vitscale.config.model import Shape
 
 MODES = ("none", "cheap", "mlp", "full")
-"""Of recomputation, from what holds most to what holds least."""
+"""Of recomputation, from what holds most to what holds least on the device; `offload` holds nothing there."""
 
 
 def block_bytes(shape: Shape, mode: str, number: int = 2) -> int:
@@ -16,10 +16,12 @@ def block_bytes(shape: Shape, mode: str, number: int = 2) -> int:
 
     Args:
         shape: of the model.
-        mode: one of `MODES`.
+        mode: one of `MODES`, or "offload".
         number: bytes of a number, 2 in bf16 and 4 in fp32.
     """
     d, f = shape.width, shape.mlp
+    if mode == "offload":
+        return 0
     if mode == "full":
         return number * d
     hidden = 2 * f if shape.activation == "swiglu" else f
@@ -42,7 +44,7 @@ def block_bytes(shape: Shape, mode: str, number: int = 2) -> int:
 
 
 def image_bytes(shape: Shape, mode: str, number: int = 2) -> int:
-    """Bytes one image holds in all blocks between forward and backward pass."""
+    """Bytes one image holds in all blocks, on the device, between forward and backward pass."""
     tokens = shape.prefix + shape.kept_patches
     return shape.depth * tokens * block_bytes(shape, mode, number)
 

@@ -11,28 +11,23 @@ from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
 from vitscale.errors import ConfigError
 from vitscale.planner.activations import MODES
-from vitscale.planner.hardware import Cluster
+from vitscale.planner.hardware import HOST_BYTES_S, USABLE, Cluster
 from vitscale.planner.memory import Memory, memory_of, moment_bytes
 from vitscale.planner.size import parameters
 from vitscale.planner.speed import StepTime, mfu, step_seconds, traffic_bytes
 
-USABLE = 0.92
-"""Of an accelerator's memory; the rest is the driver's, the libraries' and lost between allocations."""
-SNAPSHOT_BYTES_S = 20e9
-"""At which a rank copies its part of a checkpoint to host memory before it is written."""
 DECODE_S, DECODE_S_BYTE = 60e-6, 5.5e-9
 """Core-seconds to decode and crop a JPEG, and for each byte of it: 0.2 ms at 26 kB, 0.5 at 82 kB (docs/log.md)."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a forecast is made for."""
+class Needs:
+    """What is known of a job before its accelerators are; nothing of its engine is left to choose."""
 
     shape: Shape
     engine: EngineConfig
     optim: OptimConfig
     plan: Plan
-    cluster: Cluster
 
     @property
     def memory(self) -> Memory:
@@ -44,6 +39,26 @@ class Job:
             accumulation=self.plan.accumulation,
             world=self.plan.world,
         )
+
+    @property
+    def sent_bytes(self) -> float:
+        """By each rank in a step."""
+        return traffic_bytes(self.shape, self.engine, self.plan.world, self.plan.accumulation)
+
+    @property
+    def checkpoint_bytes(self) -> float:
+        """Of one commit: masters, moments, average, and the model as it computes."""
+        n = parameters(self.shape)
+        average = 4 * n if self.optim.ema_decay is not None else 0
+        model = self.engine.number_bytes * n if self.engine.stage else 0
+        return 4 * n + moment_bytes(self.shape, self.optim) + average + model
+
+
+@dataclass(frozen=True)
+class Job(Needs):
+    """A job on its accelerators: what a forecast is made for."""
+
+    cluster: Cluster
 
     @property
     def fits(self) -> bool:
@@ -73,22 +88,9 @@ class Job:
         return self.plan.total_steps * self.step.total / 3600
 
     @property
-    def sent_bytes(self) -> float:
-        """By each rank in a step."""
-        return traffic_bytes(self.shape, self.engine, self.plan.world, self.plan.accumulation)
-
-    @property
-    def checkpoint_bytes(self) -> float:
-        """Of one commit: masters, moments, average, and the model as it computes."""
-        n = parameters(self.shape)
-        average = 4 * n if self.optim.ema_decay is not None else 0
-        model = self.engine.number_bytes * n if self.engine.stage else 0
-        return 4 * n + moment_bytes(self.shape, self.optim) + average + model
-
-    @property
     def stall_s(self) -> float:
-        """That training waits for a commit."""
-        return self.checkpoint_bytes / self.plan.world / SNAPSHOT_BYTES_S
+        """That training waits for a commit: each rank copies its part to the host's memory."""
+        return self.checkpoint_bytes / self.plan.world / HOST_BYTES_S
 
     def decode_cores(self, image_bytes: float) -> float:
         """CPU cores of the whole job that JPEGs of so many bytes keep busy."""
@@ -139,21 +141,22 @@ def _effort(job: Job) -> tuple[int, int, int]:
 
 def _variants(job: Job) -> Iterator[Job]:
     rank_batch = job.plan.rank_batch
+    cut = job.engine.zero_hpz or job.engine.offload == "optimizer+parameters"
     for micro_batch in (m for m in range(1, rank_batch + 1) if rank_batch % m == 0):
         plan = replace(job.plan, micro_batch=micro_batch, accumulation=rank_batch // micro_batch)
-        for stage in (1, 2, 3):
+        for stage in (3,) if cut else (1, 2, 3):
             for mode in MODES:
                 chosen = {"kind": "deepspeed", "zero_stage": stage, "recompute": mode}
                 yield replace(job, engine=job.engine.model_copy(update=chosen), plan=plan)
 
 
-def settings_of(job: Job) -> str:
-    """The overrides that lead to this job."""
+def settings_of(job: Job, instead_of: Job | None = None) -> str:
+    """The overrides that lead to this job, from another one where that is given."""
     engine = job.engine
-    return (
-        f"train.micro_batch={job.plan.micro_batch} engine.zero_stage={engine.stage} "
-        f"engine.recompute={engine.recompute}"
-    )
+    stage = "engine.kind=local" if engine.stage is None else f"engine.zero_stage={engine.stage}"
+    if instead_of is not None and instead_of.engine.stage is None:
+        stage = f"engine.kind=deepspeed {stage}"
+    return f"train.micro_batch={job.plan.micro_batch} {stage} engine.recompute={engine.recompute}"
 
 
 def fewest_ranks(job: Job, limit: int = 1 << 14) -> int | None:

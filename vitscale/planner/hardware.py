@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vitscale.errors import ConfigError, nearest
+from vitscale.config.cluster import ClusterProfile
+from vitscale.errors import ConfigError
 
 GB = 10**9
+HOST_BYTES_S = 20e9
+"""Between an accelerator and its host's memory, in each direction: four fifths of a PCIe 4 x16 slot's 25 GB/s."""
+USABLE = 0.92
+"""Of an accelerator's memory; the rest is the driver's, the libraries' and lost between allocations."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,10 @@ def accelerator(name: str) -> Accelerator:
     """
     if name not in ACCELERATORS:
         raise ConfigError(
-            "nothing is known of this accelerator",
+            "the planner knows nothing of this accelerator",
             where="cluster.accelerator",
             given=name,
-            do=nearest(name, ACCELERATORS),
+            do=f"It knows {', '.join(ACCELERATORS)}: name the nearest.",
         )
     return ACCELERATORS[name]
 
@@ -86,3 +91,15 @@ class Cluster:
         if self.nodes == 1:
             return self.gpu.link
         return min(self.gpu.link, self.gpu.network * min(self.per_node, self.world))
+
+
+def cluster_of(profile: ClusterProfile) -> Cluster | None:
+    """What the ranks of a profile run on; None where it names no accelerator.
+
+    Raises:
+        ConfigError: nothing is known of the accelerator.
+    """
+    if profile.accelerator is None:
+        return None
+    gpu = accelerator(profile.accelerator)
+    return Cluster(gpu, profile.workers, profile.workers_per_node or gpu.per_node)

@@ -6,7 +6,7 @@ end, when all gradients are; and the update, with gradients in float32.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from vitscale.config.engine import EngineConfig
@@ -74,13 +74,22 @@ def memory_of(
     share = 1 / world if engine.stage else 1.0
     copied = bool(engine.stage) or engine.stage is None or number == 2
     held = image_bytes(shape, engine.recompute, number) + edge_bytes(shape, number)
-    return Memory(
+    memory = Memory(
         masters=4 * n * share if copied else 0.0,
         moments=moment_bytes(shape, optim) * share,
         average=4 * n * share if optim.ema_decay is not None else 0.0,
         activations=micro_batch * (held + working_bytes(shape, engine.recompute, number)),
         **_traffic(engine, shape, world, accumulation > 1)._asdict(),
     )
+    return _offloaded(memory, engine)
+
+
+def _offloaded(memory: Memory, engine: EngineConfig) -> Memory:
+    """Without what waits in the host's memory; gradients still pass through the device."""
+    if engine.offload == "none":
+        return memory
+    weights = 0.0 if engine.offload == "optimizer+parameters" else memory.weights
+    return replace(memory, masters=0.0, moments=0.0, average=0.0, update=0.0, weights=weights)
 
 
 class _Traffic(NamedTuple):
@@ -111,7 +120,8 @@ def _traffic(engine: EngineConfig, shape: Shape, world: int, accumulates: bool) 
     update = in_fp32 / world + part
     if engine.stage == 3:
         gathered = number * min(n, LIVE)
-        return _Traffic(part, part, held, update, bucket, gathered + 2 * copies)
+        second = weights / engine.zero_hpz if engine.zero_hpz else 0
+        return _Traffic(part + second, part, held, update, bucket, gathered + 2 * copies)
     return _Traffic(weights, part, held, update, buffers=bucket, reduction=copies)
 
 

@@ -8,12 +8,13 @@ accelerators were seen to reach (planner/hardware.py).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vitscale.config.engine import EngineConfig
 from vitscale.config.model import Shape
+from vitscale.planner.activations import image_bytes
 from vitscale.planner.buckets import buckets_of
-from vitscale.planner.hardware import Accelerator, Cluster
+from vitscale.planner.hardware import HOST_BYTES_S, Accelerator, Cluster
 from vitscale.planner.size import dense_flops, parameters, train_flops
 
 BANDWIDTH_SHARE = 0.67
@@ -73,7 +74,9 @@ def micro_batch_seconds(
     if recompute != "none":
         per_token *= 4 / 3  # the forward's share of it once more
     moved = images * shape.depth * tokens * per_token / (gpu.bandwidth * BANDWIDTH_SHARE)
-    return (products + moved) / gpu.reached
+    # To the host and back, beside nothing: no copy is begun before its block has been computed.
+    copied = 2 * images * image_bytes(shape, "full") if recompute == "offload" else 0
+    return (products + moved) / gpu.reached + copied / HOST_BYTES_S
 
 
 def again_flops(shape: Shape, recompute: str) -> int:
@@ -92,6 +95,12 @@ def step_seconds(
     share = cluster.world if engine.stage else 1
     moved = UPDATE_BYTES * parameters(shape) / share
     update = moved / (cluster.gpu.bandwidth * BANDWIDTH_SHARE)
+    if engine.offload != "none":  # the host's memory is no faster for a rank than the way to it
+        update = moved / HOST_BYTES_S
+    if (
+        engine.offload == "optimizer+parameters"
+    ):  # both passes fetch this rank's part of the weights
+        once += 2 * engine.number_bytes * parameters(shape) / share / HOST_BYTES_S
     exposed = exposed_seconds(shape, engine, cluster, once, accumulation)
     return StepTime(once * accumulation, update, exposed)
 
@@ -102,7 +111,8 @@ def exposed_seconds(
     """Communication of a step that is not hidden behind micro-batches of `once` seconds.
 
     Gradients travel during the backward pass, two thirds of a micro-batch. Stages 1 and 2 gather the new weights
-    afterwards, when nothing is left to compute; stage 3 gathers them in both passes of every micro-batch.
+    afterwards, when nothing is left to compute; stage 3 gathers them in both passes of every micro-batch; hierarchical
+    partitioning does so within machines but for the first time in a step.
     """
     if cluster.world == 1:
         return 0.0
@@ -110,8 +120,14 @@ def exposed_seconds(
     messages = math.ceil(parameters(shape) / buckets_of(shape).reduce)
     waiting = LATENCY_S * messages * math.log2(cluster.world)
     if engine.stage == 3:
-        each = max(0.0, reduce + 2 * gather - once) + 3 * waiting
-        return accumulation * each
+        near, near_waiting = gather, waiting
+        if engine.zero_hpz:
+            machine = replace(cluster, world=engine.zero_hpz, per_node=engine.zero_hpz)
+            near = _once(shape, engine, machine) / LINK_SHARE
+            near_waiting = LATENCY_S * messages * math.log2(machine.world)
+        first = max(0.0, reduce + gather + near - once) + 2 * waiting + near_waiting
+        later = max(0.0, reduce + 2 * near - once) + waiting + 2 * near_waiting
+        return first + (accumulation - 1) * later
     times = accumulation if engine.stage == 2 else 1
     hidden = 2 / 3 * once
     if engine.stage in (0, None):  # an all-reduce is both, and gradients are whole on every rank
@@ -126,6 +142,10 @@ def _once(shape: Shape, engine: EngineConfig, cluster: Cluster) -> float:
 
 def traffic_bytes(shape: Shape, engine: EngineConfig, world: int, accumulation: int) -> float:
     """Bytes each rank sends in one step."""
+    if engine.zero_hpz:
+        within = _spread_bytes(shape, engine, engine.zero_hpz)
+        far = (accumulation + 1) * _spread_bytes(shape, engine, world)
+        return far + (2 * accumulation - 1) * within
     times = {2: accumulation + 1, 3: 3 * accumulation}.get(engine.stage or 0, 2)
     return times * _spread_bytes(shape, engine, world)
 

@@ -27,6 +27,7 @@ from vitscale.data.corpus import Corpus, cache_of, open_corpus
 from vitscale.data.device import normalise
 from vitscale.data.loader import TrainLoader
 from vitscale.engine.build import StepEngine, build_engine
+from vitscale.engine.choice import insist_on_device
 from vitscale.engine.collectives import Ranks, pick_device, set_timeouts
 from vitscale.engine.precision import DTYPES
 from vitscale.engine.recompute import set_recompute
@@ -77,9 +78,12 @@ def check_machine(config: RunConfig, place: Place) -> torch.device:
 
     Raises:
         ResourceError: no GPU where one was asked for, or PyPI's `apex` is installed.
+        ConfigError: a setting has no effect on the device.
     """
     refuse_wrong_apex(find_apex())
-    return pick_device(config.engine.device, place)
+    device = pick_device(config.engine.device, place)
+    insist_on_device(config.engine, device)
+    return device
 
 
 @dataclass(frozen=True)
@@ -331,7 +335,7 @@ def _facts(
     return {
         "run": config.run.name,
         "world": plan.world,
-        "engine": {"kind": engine.kind, "stage": engine.stage},
+        "engine": {"kind": engine.kind, "stage": engine.stage, "recompute": engine.recompute},
         "precision": engine.precision,
         "optimizer": config.optim.optimizer,
         "shape": shape.as_json(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ def run(request: dict[str, Any], leaving: Callable[[], list[int]] | None = None)
 
 
 def _attempt(life: Life, leaving: Callable[[], list[int]] | None) -> dict[str, Any]:
+    from vitscale.engine.choice import settle
     from vitscale.engine.collectives import Ranks
     from vitscale.train.loop import train
     from vitscale.train.setup import Attempt, build_run, check_machine, run_folder, survey
@@ -66,6 +68,8 @@ def _attempt(life: Life, leaving: Callable[[], list[int]] | None) -> dict[str, A
     ranks = Ranks(place, device, recipe.config.engine.timeout_s)
     try:
         lease, beat = life.begin(ranks.first(life.claim))
+        engine = settle(recipe.config, found.shape, found.plan, device=device, ranks=ranks)
+        recipe = replace(recipe, config=recipe.config.model_copy(update={"engine": engine}))
         attempt = Attempt(
             recipe, place, device, ranks, lease.number, life.resume, beat, lease, leaving
         )

@@ -1,0 +1,98 @@
+"""What `auto` becomes on the devices a run has, the same on every rank."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from vitscale.config.engine import EngineConfig, idle_on_cpu
+from vitscale.config.model import Shape
+from vitscale.config.ops import impossible_ops
+from vitscale.config.plan import Plan
+from vitscale.config.run import RunConfig
+from vitscale.engine.collectives import Ranks
+from vitscale.errors import ConfigError
+from vitscale.planner.choice import chosen, insist_on_hpz, smaller
+from vitscale.planner.forecast import Needs
+from vitscale.planner.hardware import USABLE
+from vitscale.units import human_bytes
+
+log = logging.getLogger(__name__)
+
+_CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def insist_on_device(engine: EngineConfig, device: torch.device) -> None:
+    """Pass where the settings suit the device.
+
+    Raises:
+        ConfigError: something is to be moved to the memory in which it is.
+    """
+    if device.type != "cpu":
+        return
+    for key, text in idle_on_cpu(engine):
+        raise ConfigError(text, where=key)
+
+
+def settle(
+    config: RunConfig, shape: Shape, plan: Plan, *, device: torch.device, ranks: Ranks
+) -> EngineConfig:
+    """The engine with every `auto` decided, the same on all ranks, which call it together; rank 0 logs it.
+
+    The planner decides by the smallest share of memory that any rank has: all of its GPU, or on a CPU the memory of
+    machine or container over the ranks on it. What happens to be free does not count, so that every start on the same
+    machines decides alike.
+
+    Args:
+        config: the recipe.
+        shape: of the model.
+        plan: on the ranks of the job.
+        device: of this rank.
+        ranks: all of them.
+
+    Raises:
+        ConfigError: engine.zero_hpz does not suit the machines, or [ops] not what was decided.
+    """
+    found = ranks.gather((socket.gethostname(), device_memory(device)))
+    ranks_on = Counter(host for host, _ in found)
+    insist_on_hpz(config.engine, plan.world, min(ranks_on.values()))
+    shared = device.type == "cpu"
+    share = min(memory / (ranks_on[host] if shared else 1) for host, memory in found)
+    needs = chosen(config.engine, shape, config.optim, plan, USABLE * share)
+    for key, text in impossible_ops(config.ops, needs.engine):
+        raise ConfigError(text, where=key)
+    if ranks.place.is_first:
+        _tell(needs, config.engine, share)
+    return needs.engine
+
+
+def _tell(needs: Needs, asked: EngineConfig, share: float) -> None:
+    engine, peak, room = needs.engine, needs.memory.peak, USABLE * share
+    name = "plain torch" if engine.stage is None else f"ZeRO stage {engine.stage}"
+    line = (
+        f"{name}, recompute {engine.recompute}: at most {human_bytes(peak)} of "
+        f"{human_bytes(share)} foreseen on each rank"
+    )
+    if peak <= room:
+        log.info("%s", line)
+        return
+    images = smaller(needs, asked, room)
+    advice = f"train.micro_batch={images} would do" if images else "more ranks would do"
+    log.warning("%s, which may be too much: %s", line, advice)
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes of a GPU; of a CPU those of its machine, or of its container where that has a limit."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for path in _CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):  # there is no such file, or it says "max"
+            sizes.append(int(Path(path).read_text(encoding="ascii")))
+    return min(sizes)
