@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Link child and parent, then train here or on a cluster; the trunk's commit is kept until the child has its own."""
+    """Link child and parent, then train here or on a cluster; the commit is kept until the child has its own."""
     from vitscale.checkpoint.lease import is_running
     from vitscale.checkpoint.promised import promise
     from vitscale.checkpoint.retention import holding

@@ -61,7 +61,14 @@ def _attempt(
     from vitscale.engine.collectives import Ranks
     from vitscale.train.loop import train
     from vitscale.train.profile import Profile
-    from vitscale.train.setup import Attempt, build_run, check_machine, run_folder, survey
+    from vitscale.train.setup import (
+        Attempt,
+        build_run,
+        check_machine,
+        device_name,
+        run_folder,
+        survey,
+    )
 
     recipe, place = life.recipe, life.place
     device = check_machine(recipe.config, place)
@@ -69,7 +76,7 @@ def _attempt(
     run_folder(recipe.config)
     ranks = Ranks(place, device, recipe.config.engine.timeout_s)
     try:
-        lease, beat = life.begin(ranks.first(life.claim))
+        lease, beat = life.begin(ranks.first(life.claim), device_name(device))
         profile = Profile(life.folder, device) if profiled and place.is_first else None
         attempt = Attempt(
             recipe, place, device, ranks, lease.number, life.resume, beat, lease, leaving, profile
