@@ -1,7 +1,7 @@
 """A commit that is promised to a run which is still to begin, so that it is there when that run reads it.
 
-A file `checkpoints/.promised-COMMIT-RUN` with the digest of the commit. Whoever starts a branch leaves it, since days may
-pass in a queue; the branch takes it away with its first commit, from which on it needs the trunk no more.
+A file `checkpoints/.promised-COMMIT-RUN` with the digest of the commit. Whoever starts a branch leaves it, since days
+may pass in a queue; the branch takes it away with its first commit, from which on it needs the trunk no more.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How much of its hardware a run made use of: MFU where the peak of the accelerator is known, else operations a second."""
+"""How much of its hardware a run made use of: MFU where the peak of its GPUs is known, else operations a second."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KINDS = {
     "NVIDIA GeForce RTX 3090": "RTX3090",
     "NVIDIA GeForce RTX 4090": "RTX4090",
 }
-"""Names of the driver whose peak planner/hardware.py knows. Other forms of a GPU, such as the H100 for PCIe, are slower."""
+"""What the driver calls them, to the names of planner/hardware.py. Other forms, such as the H100 for PCIe, are slower."""
 
 
 @dataclass(frozen=True)
