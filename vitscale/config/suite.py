@@ -187,6 +187,18 @@ class LoadedSuite:
     name: str
     suite: Suite
 
+    def as_json(self) -> dict[str, Any]:
+        """What `from_json` reads; paths are whole by now."""
+        return {
+            "name": self.name,
+            "suite": self.suite.model_dump(mode="json", exclude_unset=True),
+        }
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> LoadedSuite:
+        """Read what `as_json` wrote."""
+        return cls(record["name"], Suite.model_validate_json(json.dumps(record["suite"])))
+
     @property
     def rows(self) -> list[Row]:
         return [

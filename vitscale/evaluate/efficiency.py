@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from vitscale.attempts import attempt_folder
 from vitscale.evaluate.chart import Points
 from vitscale.planner.hardware import ACCELERATORS
@@ -26,7 +28,7 @@ _KINDS = {
     "NVIDIA GeForce RTX 3090": "RTX3090",
     "NVIDIA GeForce RTX 4090": "RTX4090",
 }
-"""What the driver calls them, to the names of planner/hardware.py. Other forms, such as the H100 for PCIe, are slower."""
+"""What the driver calls them, to the names of planner/hardware.py. Others, such as the H100 for PCIe, are slower."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class _Attempt:
         """FLOP/s in bf16 of all ranks together, where they are known."""
         kind = _KINDS.get(self.device)
         return ACCELERATORS[kind].matmul * self.world if kind else None
+
+
+def device_name(device: torch.device) -> str:
+    """What the driver calls a GPU, as `_KINDS` has it; else the kind of device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def efficiency_of(run: Path, precision: str | None) -> Efficiency:

@@ -83,11 +83,6 @@ def check_machine(config: RunConfig, place: Place) -> torch.device:
     return pick_device(config.engine.device, place)
 
 
-def device_name(device: torch.device) -> str:
-    """What the driver calls a GPU, such as "NVIDIA H100 80GB HBM3"; else the kind of device."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
 @dataclass(frozen=True)
 class Survey:
     """What recipe and data come to on this many ranks."""

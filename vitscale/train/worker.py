@@ -59,16 +59,10 @@ def _attempt(
     life: Life, leaving: Callable[[], list[int]] | None, *, profiled: bool
 ) -> dict[str, Any]:
     from vitscale.engine.collectives import Ranks
+    from vitscale.evaluate.efficiency import device_name
     from vitscale.train.loop import train
     from vitscale.train.profile import Profile
-    from vitscale.train.setup import (
-        Attempt,
-        build_run,
-        check_machine,
-        device_name,
-        run_folder,
-        survey,
-    )
+    from vitscale.train.setup import Attempt, build_run, check_machine, run_folder, survey
 
     recipe, place = life.recipe, life.place
     device = check_machine(recipe.config, place)
