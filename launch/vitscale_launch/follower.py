@@ -115,5 +115,5 @@ def _last_word(job: Job, actor: Any, done: Any, signals: StopSignals) -> str:
 
 def _catch_up(job: Job) -> str:
     assert job.follow is not None
-    suite = job.follow["suite"]["name"]
+    suite = job.follow["called"]
     return f"`vitscale evaluate --follow {job.folder} --suite {suite}` scores what is left"

@@ -41,7 +41,7 @@ class Job:
     """The numbers of workers the job may run on."""
 
     follow: dict[str, Any] | None = None
-    """The `suite` (JSON of a `LoadedSuite`) that a follower scores every commit with, and its `gpus`."""
+    """The `suite` (JSON of a `LoadedSuite`) that a follower scores every commit with, what it is `called`, and `gpus`."""
 
     @property
     def folder(self) -> Path:
@@ -139,7 +139,8 @@ def _follow(profile: ClusterProfile) -> dict[str, Any] | None:
     """The suite is read where the job is submitted, since its file may not be where the job runs."""
     if profile.follow is None:
         return None
-    return {"suite": load_suite(profile.follow.suite).as_json(), "gpus": profile.follow.gpus}
+    called, gpus = profile.follow.suite, profile.follow.gpus
+    return {"suite": load_suite(called).as_json(), "called": called, "gpus": gpus}
 
 
 def check_machine(job: Job) -> None:

@@ -49,7 +49,8 @@ def test_the_suite_goes_with_the_order_since_its_file_may_not_be_there(asked, tm
     (tmp_path / "s.toml").unlink()
     again = ordered_job(order)
     assert again.follow == job.follow is not None
-    assert again.follow["suite"]["name"] == "s" and "follow" not in order["profile"]
+    assert again.follow["suite"]["name"] == "s"
+    assert "follow" not in order["profile"]
     assert dry_run(job.recipe, ClusterProfile())["cluster"].get("follow") is None
 
 
@@ -58,7 +59,7 @@ def test_a_follower_that_cannot_be_is_refused_before_anything_starts(recipe, tmp
         make_job(recipe, load_profile("local", ["cluster.follow.suite=dmo"]))
     with pytest.raises(ConfigError, match="suite: is required"):
         load_profile("local", ["cluster.follow.gpus=1"])
-    with pytest.raises(ValueError, match="follow has no effect with slurm.launcher"):
+    with pytest.raises(ValueError, match=r"follow has no effect with slurm\.launcher"):
         ClusterProfile(kind="slurm", slurm=Slurm(launcher="torchrun"), follow=Follow(suite="demo"))
 
 
@@ -103,7 +104,7 @@ class TestAnActor:
             reply = told(FINISHED)
         assert reply["exit_code"] == 0
         assert "the follower failed: the images are gone" in reply["message"]
-        assert f"--follow {job.folder} --suite fails" in reply["message"]
+        assert f"--follow {job.folder} --suite {job.follow['called']}`" in reply["message"]
 
     def test_after_a_stop_it_is_not_waited_for(self, asked):
         job, stopped = asked(), {"status": "stopped", "exit_code": 75, "message": "stopped"}
