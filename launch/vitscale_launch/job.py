@@ -41,7 +41,7 @@ class Job:
     """The numbers of workers the job may run on."""
 
     follow: dict[str, Any] | None = None
-    """The `suite` (JSON of a `LoadedSuite`) that a follower scores every commit with, what it is `called`, and `gpus`."""
+    """The `suite` (JSON of a `LoadedSuite`) a follower scores every commit with, what it is `called`, and `gpus`."""
 
     @property
     def folder(self) -> Path:

@@ -85,7 +85,7 @@ class Profile:
         return replace(run, beat=self._beat, engine=_MarkedEngine(run.engine, self._marks))
 
     def close(self) -> None:
-        """Write what was traced, if the run ended within the steps; say so if nothing was."""
+        """Write what was traced, if the run was stopped within the steps; say so if nothing was."""
         if self._profiler is not None:
             self._end(self._begun - WARM_UP)
         elif self._begun <= WARM_UP:
@@ -94,11 +94,15 @@ class Profile:
     def _beat(self, step: int, phase: str) -> None:
         assert self._run is not None
         self._run.beat(step, phase)
+        if phase == "step":
+            self._marks.to(OTHER)
+            return
+        last = self._begun == WARM_UP + STEPS or step == self._run.plan.total_steps
+        if self._profiler is not None and last:
+            self._end(self._begun - WARM_UP)
         if phase != "data":
             self._marks.to(OTHER)
             return
-        if self._profiler is not None and self._begun == WARM_UP + STEPS:
-            self._end(STEPS)
         self._begun += 1
         if self._begun == WARM_UP + 1:
             self._begin(step)
@@ -110,8 +114,10 @@ class Profile:
         activities = [ProfilerActivity.CPU]
         if self._device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
-        model: torch.nn.Module = self._run.engine.model  # type: ignore[attr-defined]
-        self._hook = model.register_forward_pre_hook(lambda *_: self._marks.after(COPY, FORWARD))
+        engine: Any = self._run.engine
+        self._hook = engine.model.register_forward_pre_hook(
+            lambda *_: self._marks.after(COPY, FORWARD)
+        )
         self._profiler = profile(activities=activities, profile_memory=True)
         self._profiler.start()
         self._marks.begin()
