@@ -16,6 +16,7 @@ from vitscale_launch.job import Job
 from vitscale_launch.stopping import StopSignals
 
 FOLLOW = "vitscale.train.follower:run"
+WHICH = "raw"
 _LOOK_S = 1.0
 
 Reply = dict[str, Any]
@@ -40,6 +41,10 @@ def followed(
         return
     import ray
 
+    from vitscale.checkpoint.following import mark_of
+
+    # Before a rank starts, so that no commit goes before the actor is there to copy it.
+    mark_of(job.folder, job.follow["suite"]["name"], WHICH)
     follower = _start(job, follow)
 
     def told(reply: Reply) -> Reply:
@@ -80,6 +85,7 @@ def _start(job: Job, follow: str) -> tuple[Any, Any]:
     request = {
         "folder": str(job.folder),
         "suite": job.follow["suite"],
+        "which": WHICH,
         # Without a share of one it would take its memory from a rank.
         "device": "auto" if gpus else "cpu",
         "threads": job.profile.threads,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vitscale.attempts import AttemptRecord, attempt_folder, newest_attempt
-from vitscale.checkpoint.following import Following
+from vitscale.checkpoint.following import Following, mark_of
 from vitscale.checkpoint.layout import CHECKPOINTS, step_folders
 from vitscale.checkpoint.lease import is_running
 from vitscale.config.suite import LoadedSuite
@@ -197,7 +197,7 @@ def _following(run: Path, suite: str, which: str) -> Generator[Followed]:
                 where=str(run),
                 do="Let it work; one is enough.",
             ) from None
-        yield Followed(run, suite, which, Following(run / CHECKPOINTS, f"{suite}-{which}"))
+        yield Followed(run, suite, which, mark_of(run, suite, which))
 
 
 def _watch(

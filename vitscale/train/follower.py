@@ -27,7 +27,8 @@ def run(request: dict[str, Any], over: Callable[[], bool]) -> str:
     """Score the commits of a run until `over()` says that no more will come, and then the last of them.
 
     Args:
-        request: `folder` of the run, `suite` (JSON of a `LoadedSuite`), `device` and `threads` of this process.
+        request: `folder` of the run, `suite` (JSON of a `LoadedSuite`), `which` weights ("raw" or "ema"), `device`
+            and `threads` of this process.
         over: asked about once a second.
 
     Returns:
@@ -48,7 +49,7 @@ def run(request: dict[str, Any], over: Callable[[], bool]) -> str:
     until = time.monotonic() + _TAKEN_S
     while True:
         try:
-            follow([folder], suite.name, "raw", score, patience_s=math.inf, over=over)
+            follow([folder], suite.name, request["which"], score, patience_s=math.inf, over=over)
         except LeaseError:
             if time.monotonic() > until:
                 raise
