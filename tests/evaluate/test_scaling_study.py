@@ -87,7 +87,7 @@ def test_a_study_ends_with_points_frontier_law_and_picture_and_runs_nothing_twic
     assert len(begun) == len(record["points"]) == 8
     assert json.loads((folder / "study.json").read_text()) == record
     assert (folder / "scaling.png").read_bytes().startswith(b"\x89PNG")
-    rows = list(csv.DictReader((folder / "points.csv").open()))
+    rows = list(csv.DictReader((folder / "points.csv").read_text().splitlines()))
     assert [float(row["loss"]) for row in rows] == [p["loss"] for p in record["points"]]
     on = [p for p in record["points"] if p["frontier"]]
     assert [p["loss"] for p in on] == sorted((p["loss"] for p in on), reverse=True)

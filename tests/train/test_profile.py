@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -15,12 +16,7 @@ from vitscale.evaluate.trace import PARTS, read_trace
 from vitscale.tracking.outbox import read_outbox
 from vitscale.train.worker import run
 
-ENGINES = {
-    "local": ("engine.kind=local",),
-    "stage 0": ("engine.zero_stage=0",),
-    "stage 2": ("engine.zero_stage=2",),
-    "stage 3": ("engine.zero_stage=3",),
-}
+LOCAL = ("engine.kind=local", "train.micro_batch=8", "train.duration=7 steps")
 
 
 @pytest.fixture(scope="module")
@@ -34,42 +30,57 @@ def go(recipe, **more):
     return recipe.config.folder
 
 
-@pytest.mark.parametrize("engine", ENGINES.values(), ids=list(ENGINES))
-def test_a_profile_changes_no_bit_and_its_parts_are_the_step(tmp_path, data, engine):
-    own = ("train.micro_batch=8", "train.duration=7 steps", *engine)
-    plain, traced = (make_recipe(tmp_path / name, data, *own) for name in ("plain", "traced"))
-    without, folder = go(plain), go(traced, profile=True)
-    assert exact_losses(without) == exact_losses(folder)
-    one, two = (load_weights(run).tensors for run in (without, folder))
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    assert not (without / "profile").exists()
+def insist_on_equality(one, two):
+    """Losses and weights of two runs are the same, bit for bit."""
+    assert exact_losses(one) == exact_losses(two)
+    first, second = (load_weights(run).tensors for run in (one, two))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
+
+def insist_on_parts(folder, world, micro_batches):
+    """Whole steps from the fourth on, parts that are the step, and marks that follow each other; the parts."""
     times = json.loads((folder / "profile" / "times.json").read_text())
-    assert (times["first_step"], times["steps"], times["world"]) == (4, 3, 1)
-    parts = times["parts"]
+    assert (times["first_step"], times["steps"], times["world"]) == (4, 3, world)
+    parts = {part: one["ms"] for part, one in times["parts"].items()}
     assert tuple(parts) == PARTS
-    assert all(parts[p]["ms"] > 0 for p in ("data wait", "forward", "backward", "optimizer"))
-    assert sum(part["ms"] for part in parts.values()) == pytest.approx(times["step_ms"])
+    assert all(parts[p] > 0 for p in ("data wait", "forward", "backward", "optimizer"))
+    assert sum(parts.values()) == pytest.approx(times["step_ms"])
     trace = read_trace(folder / "profile" / "trace.json.gz")
-    # Marks follow each other; two micro-batches a step.
-    assert [name for name, _ in trace.marks].count("forward") == 6
-    ends = [(a[1][1], b[1][0]) for a, b in zip(trace.marks, trace.marks[1:], strict=False)]
-    assert all(end <= begin for end, begin in ends)
+    assert [name for name, _ in trace.marks].count("forward") == 3 * micro_batches
+    pairs = itertools.pairwise(span for _, span in trace.marks)
+    assert all(before[1] <= after[0] for before, after in pairs)
     assert len(trace.memory["cpu"]) > 100
     assert (folder / "profile" / "memory.png").read_bytes().startswith(b"\x89PNG")
+    return parts
+
+
+def test_a_profile_changes_no_bit_and_its_parts_are_the_step(tmp_path, data):
+    plain, traced = (make_recipe(tmp_path / name, data, *LOCAL) for name in ("plain", "traced"))
+    without, folder = go(plain), go(traced, profile=True)
+    insist_on_equality(without, folder)
+    assert not (without / "profile").exists()
+    parts = insist_on_parts(folder, world=1, micro_batches=2)
+    assert parts["communication"] == 0
 
 
 @pytest.mark.dist
-def test_what_ranks_send_each_other_is_communication(tmp_path, data):
-    recipe = make_recipe(tmp_path, data, "engine.zero_stage=2", "train.duration=7 steps")
-    run_ranks(2, "tests.train.test_profile:traced", recipe.to_json())
-    times = json.loads((recipe.config.folder / "profile" / "times.json").read_text())
-    assert times["world"] == 2
-    assert times["parts"]["communication"]["ms"] > 0
+@pytest.mark.parametrize(
+    "stage", [2, *(pytest.param(stage, marks=pytest.mark.slow) for stage in (0, 1, 3))]
+)
+def test_under_every_stage_nothing_changes_and_what_ranks_send_is_communication(
+    tmp_path, data, stage
+):
+    own = (f"engine.zero_stage={stage}", "train.duration=7 steps", "data.held_out=null")
+    plain, traced = (make_recipe(tmp_path / name, data, *own) for name in ("plain", "traced"))
+    for recipe in (plain, traced):
+        run_ranks(2, "tests.train.test_profile:rank", recipe.to_json(), recipe is traced)
+    insist_on_equality(plain.config.folder, traced.config.folder)
+    parts = insist_on_parts(traced.config.folder, world=2, micro_batches=2)
+    assert parts["communication"] > 0
 
 
-def traced(recipe: str) -> dict:
-    return run({"recipe": recipe, "resume": "auto", "profile": True})
+def rank(recipe: str, profile: bool) -> str:
+    return run({"recipe": recipe, "resume": "auto", "profile": profile})["status"]
 
 
 # MLflow warns of its own defaults while it is first imported.
