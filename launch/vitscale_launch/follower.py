@@ -90,14 +90,13 @@ def _start(job: Job, follow: str) -> tuple[Any, Any]:
         "device": "auto" if gpus else "cpu",
         "threads": job.profile.threads,
     }
-    actor: Any = ray.remote(
+    made: Any = ray.remote(
         num_cpus=0,
-        num_gpus=gpus,
         max_restarts=-1,
         max_task_retries=-1,
-        max_concurrency=2,
         runtime_env={"env_vars": worker_environment(job)},
-    )(Follower).remote()
+    )(Follower)
+    actor = made.options(num_gpus=gpus, max_concurrency=2).remote()
     return actor, actor.run.remote(follow, request)
 
 

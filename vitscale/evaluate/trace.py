@@ -73,7 +73,7 @@ def time_split(trace: Trace, steps: int) -> dict[str, Any]:
         `step_ms`, and for each of `parts` `ms` and `share`.
     """
     busy = _union(trace.collectives)
-    spent = dict.fromkeys(PARTS, 0.0)
+    spent: dict[str, float] = dict.fromkeys(PARTS, 0.0)
     for part, span in trace.marks:
         waited = sum(_shared(span, other) for other in busy)
         spent[part] += span[1] - span[0] - waited
