@@ -17,6 +17,7 @@ from vitscale.config.cluster import ClusterProfile
 from vitscale.config.dataset import DatasetFacts
 from vitscale.config.load import Recipe
 from vitscale.config.plan import Plan, make_plan, worlds_that_fit
+from vitscale.config.suite import load_suite
 from vitscale.errors import ConfigError, ResourceError
 from vitscale.units import human_bytes
 
@@ -38,6 +39,9 @@ class Job:
 
     worlds: tuple[int, ...]
     """The numbers of workers the job may run on."""
+
+    follow: dict[str, Any] | None = None
+    """The `suite` (JSON of a `LoadedSuite`) a follower scores every commit with, what it is `called`, and `gpus`."""
 
     @property
     def folder(self) -> Path:
@@ -64,6 +68,7 @@ class Job:
             "profile": profile,
             "resume": self.resume,
             "submission": self.submission,
+            "follow": self.follow,
         }
 
 
@@ -78,6 +83,7 @@ def ordered_job(order: Mapping[str, Any]) -> Job:
     return replace(
         make_job(recipe, profile, order["resume"]),
         submission=order["submission"],
+        follow=order.get("follow"),
     )
 
 
@@ -105,8 +111,8 @@ def make_job(recipe: Recipe, profile: ClusterProfile, resume: Resume = "auto") -
     """Work out the plan on the profile's number of workers; writes nothing.
 
     Raises:
-        ConfigError: recipe and profile contradict each other, the batch cannot be cut, or the accelerators are too
-            small.
+        ConfigError: recipe and profile contradict each other, the batch cannot be cut, the accelerators are too small,
+            or the suite to follow is none.
         DataError: the training set cannot be read from here.
     """
     _insist_on_one_device(recipe, profile)
@@ -129,7 +135,16 @@ def make_job(recipe: Recipe, profile: ClusterProfile, resume: Resume = "auto") -
     from vitscale.planner.room import insist_on_profile
 
     insist_on_profile(recipe.config, profile, facts)
-    return Job(recipe, profile, plan, facts, resume, uuid.uuid4().hex, worlds)
+    submission, follow = uuid.uuid4().hex, _follow(profile)
+    return Job(recipe, profile, plan, facts, resume, submission, worlds, follow)
+
+
+def _follow(profile: ClusterProfile) -> dict[str, Any] | None:
+    """The suite is read where the job is submitted, since its file may not be where the job runs."""
+    if profile.follow is None:
+        return None
+    called, gpus = profile.follow.suite, profile.follow.gpus
+    return {"suite": load_suite(called).as_json(), "called": called, "gpus": gpus}
 
 
 def check_machine(job: Job) -> None:

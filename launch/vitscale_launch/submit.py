@@ -70,6 +70,7 @@ def run_job(
     _insist_on_ray()
     from vitscale.checkpoint.lease import insist_on_vacancy
     from vitscale_launch.cluster import connected
+    from vitscale_launch.follower import followed
     from vitscale_launch.ray_train import run_on_ray
     from vitscale_launch.stopping import stop_signals
 
@@ -78,7 +79,8 @@ def run_job(
     with connected(job.profile) as resources, stop_signals(job.folder) as signals:
         if ready is not None:
             ready(resources)
-        return run_on_ray(job, signals, **options)
+        with followed(job, signals) as told:
+            return told(run_on_ray(job, signals, **options))
 
 
 def dry_run(recipe: Recipe, profile: ClusterProfile, *, resume: Resume = "auto") -> dict[str, Any]:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
+import vitscale_launch.submit as submitting
 from tests.train.recipes import exact_losses, make_data, make_recipe
+from vitscale.checkpoint import promised
+from vitscale.checkpoint.layout import step_folders
+from vitscale.checkpoint.promised import promise
+from vitscale.checkpoint.retention import Retention, keep
 from vitscale.cli.main import main
 from vitscale.config.load import Recipe
 from vitscale.errors import CheckpointError, ConfigError
@@ -25,6 +31,8 @@ TRUNK = (
     "data.held_out=null",
     "tracking.mlflow=auto",
 )
+
+SUBMITTED = {"status": "submitted", "exit_code": 0, "message": "queued"}
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +82,35 @@ def test_the_same_command_again_goes_on_with_the_branch_and_links_it_once(trunk)
     messages = [message for message, _ in read_outbox(child, 0)]
     assert [m["kind"] for m in messages if "vitscale.parent" in m.get("tags", {})] == ["tags"]
     assert [point.step for point in read_metrics(child)["train/loss"]] == [9, 10]
+
+
+def test_the_trunks_commit_stays_until_the_branch_has_one_of_its_own(trunk, tmp_path, monkeypatch):
+    """The job reads it long after the command that submitted it is over."""
+    own = tmp_path / "runs" / "trunk"
+    shutil.copytree(trunk, own)
+    checkpoints, handed = own / "checkpoints", []
+    monkeypatch.setattr(
+        submitting, "submit", lambda recipe, *_, **__: handed.append(recipe) or SUBMITTED
+    )
+    words = ("--at", "4", "--cooldown", "4 steps", "--name", "later", f"run.home={own.parent}")
+    assert branch(own, *words, "--on", "local") == 0
+    keep(checkpoints, Retention(1))
+    assert sorted(step for step, _ in step_folders(checkpoints)) == [4, 10]
+    reply = worker.run({"recipe": handed[0].to_json(), "resume": "auto"})
+    assert (reply["status"], reply["step"]) == ("finished", 8)
+    keep(checkpoints, Retention(1))
+    assert [step for step, _ in step_folders(checkpoints)] == [10]
+
+
+def test_a_promise_is_void_after_two_weeks_and_binds_one_commit(trunk, tmp_path, monkeypatch):
+    copy = tmp_path / "checkpoints"
+    shutil.copytree(trunk / "checkpoints", copy)
+    promise(copy / "step-00000004", "never")
+    keep(copy, Retention(2))
+    assert sorted(step for step, _ in step_folders(copy)) == [4, 8, 10]
+    monkeypatch.setattr(promised, "PATIENCE_S", 0.0)
+    keep(copy, Retention(2))
+    assert sorted(step for step, _ in step_folders(copy)) == [8, 10]
 
 
 @pytest.mark.parametrize(

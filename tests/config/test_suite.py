@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.house.recipes import head_problems
 from tests.house.tree import ROOT
-from vitscale.config.suite import FinetuneTask, RidgeTask, load_suite
+from vitscale.config.suite import FinetuneTask, LoadedSuite, RidgeTask, load_suite
 from vitscale.errors import ConfigError
 
 SUITES = sorted((ROOT / "configs" / "transfer").glob("*.toml"))
@@ -84,3 +86,11 @@ def test_an_unknown_suite_is_answered_with_the_nearest(monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(ConfigError, match="Did you mean 'demo'"):
         load_suite("demos")
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
+def test_a_suite_goes_through_json(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    suite = load_suite(path.stem)
+    again = LoadedSuite.from_json(json.loads(json.dumps(suite.as_json())))
+    assert again == suite

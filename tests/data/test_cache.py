@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
 import pytest
 
@@ -16,7 +17,9 @@ from tests.data.servers import (
     replies,
     serving,
 )
+from vitscale.data import cached_set
 from vitscale.data.cache import NoRoom, ShardCache
+from vitscale.data.cache_files import ROOM_LOCK, alone
 from vitscale.data.cached_set import CachedSet, Damaged
 from vitscale.data.stores.store import NotThere, Store, Unreachable
 from vitscale.data.stores.web import Web
@@ -296,4 +299,41 @@ def test_a_sidecar_is_checked_fetched_again_and_outlives_its_tar(tmp_path):
         server.always["a.vsidx"] = flips
         with pytest.raises(Damaged, match=r"a\.vsidx: is no index"):
             cached.sidecar(record, check)
-    assert not list(cached.folder.glob(".side*"))
+    assert not list(cached.folder.glob(".part*"))
+
+
+def test_room_is_made_for_a_sidecar_too(tmp_path):
+    a = shard(tmp_path / "far", "a.tar", 600_000)
+    b = shard(tmp_path / "far", "b.tar", 300_000)
+    (tmp_path / "far" / "b.vsidx").write_bytes(b"x" * 10_000)
+    cache = cache_in(tmp_path / "c", 605_000)
+    cached = folder_set(cache, tmp_path / "far")
+    handle = cached.hold(a)
+    with pytest.raises(ConfigError, match="too small for the shards in use at once"):
+        cached.sidecar(b, lambda path: None)
+    assert cache.used_bytes() == 600_000
+    idle = [handle]
+    cached.sidecar(b, lambda path: None, lambda: os.close(idle.pop()))
+    assert kept(cached) == {"b.vsidx"} and cache.used_bytes() == 10_000
+
+
+def test_a_fetched_shard_gets_its_name_only_while_nobody_counts(tmp_path, monkeypatch):
+    """Whoever counts while a file is renamed may see it under neither name, and lets the cache grow too large."""
+    record = shard(tmp_path / "far", "a.tar", 1000)
+    cached = folder_set(cache_in(tmp_path / "c", MIB), tmp_path / "far")
+    fetched = threading.Event()
+    monkeypatch.setattr(cached_set.faults, "point", lambda *_: fetched.set())
+    with alone(tmp_path / "c" / ROOM_LOCK, time.sleep):  # as `reserve` does while it counts
+        ahead = threading.Thread(target=touch, args=(cached, record))
+        # Room for it was made before, so that only its name is missing.
+        monkeypatch.setattr(cached, "_room", _room_without_lock)
+        ahead.start()
+        assert fetched.wait(30)
+        ahead.join(timeout=0.2)
+        assert kept(cached) == set()
+    ahead.join(timeout=30)
+    assert kept(cached) == {"a.tar"}
+
+
+def _room_without_lock(part, size, *_):
+    return os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL)

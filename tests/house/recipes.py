@@ -14,11 +14,9 @@ _HEAD_MUST_SAY = ("command", "expected", "hardware")
 
 
 def recipes(configs: Path) -> list[Path]:
-    """Every recipe that can be run: all but bases, cluster profiles and suites of transfer tasks."""
-    files = configs.rglob("*.toml")
-    return sorted(
-        file for file in files if file.parent.name not in ("_base", "cluster", "transfer")
-    )
+    """Every recipe that can be run: all but bases, cluster profiles, ladders and suites of transfer tasks."""
+    others = ("_base", "cluster", "scaling", "transfer")
+    return sorted(file for file in configs.rglob("*.toml") if file.parent.name not in others)
 
 
 def bases(configs: Path) -> list[Path]:

@@ -10,9 +10,16 @@ import os
 import time
 from pathlib import Path
 
+from vitscale.checkpoint.layout import CHECKPOINTS
+
 _PREFIX = ".follow-"
 PATIENCE_S = 24 * 3600.0
 """After so long without a sign of life a follower is given up: a full disk would end the run."""
+
+
+def mark_of(run_folder: Path, suite: str, which: str) -> Following:
+    """The mark of whoever follows a run for a suite with its "raw" or "ema" weights; it is left by this call."""
+    return Following(run_folder / CHECKPOINTS, f"{suite}-{which}")
 
 
 class Following:

@@ -1,4 +1,4 @@
-"""Which commits stay: the newest, every so-manieth, and those that somebody is reading or is still to copy."""
+"""Which commits stay: the newest, every so-manieth, and those that somebody is reading, is to copy or was promised."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vitscale.checkpoint.following import is_awaited
 from vitscale.checkpoint.layout import read_manifest, step_folders
+from vitscale.checkpoint.promised import is_promised
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,8 @@ class Retention:
 def keep(checkpoints: Path, rule: Retention) -> list[Path]:
     """Delete the commits that the rule does not keep, each renamed first so none is ever half there.
 
-    Called after a newer commit was read back. What a reader holds or a follower awaits stays until a later call, and
-    folders that are no commits are left alone: they may be evidence.
+    Called after a newer commit was read back. What a reader holds, a follower awaits or a branch was promised stays
+    until a later call, and folders that are no commits are left alone: they may be evidence.
 
     Returns:
         What was deleted.
@@ -41,7 +42,8 @@ def keep(checkpoints: Path, rule: Retention) -> list[Path]:
     commits = [(step, path, digest) for step, path, digest in found if digest is not None]
     gone = []
     for step, folder, digest in commits[rule.newest :]:
-        if rule.spares(step) or is_awaited(checkpoints, digest) or not _forget(folder):
+        is_needed = is_awaited(checkpoints, digest) or is_promised(checkpoints, digest)
+        if rule.spares(step) or is_needed or not _forget(folder):
             continue
         gone.append(folder)
     return gone

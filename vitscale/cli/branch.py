@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vitscale.attempts import committed_step
 from vitscale.cli.arguments import add_json, add_resume
 from vitscale.cli.train import print_reply, run_here
 from vitscale.config.branch import Fork, branch_recipe
@@ -38,8 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Link child and parent, then train here or on a cluster, while the trunk's commit is kept."""
+    """Link child and parent, then train here or on a cluster; the commit is kept until the child has its own."""
     from vitscale.checkpoint.lease import is_running
+    from vitscale.checkpoint.promised import promise
     from vitscale.checkpoint.retention import holding
     from vitscale.tracking.lineage import link, send
     from vitscale.tracking.target import target_of
@@ -60,6 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
             link(trunk_folder, child, step, target_of(recipe.config.tracking.mlflow, child.parent))
         if not is_running(trunk_folder):
             send(trunk_folder)
+        if not committed_step(child):
+            promise(commit, child.name)
         if arguments.on is None:
             return run_here(recipe, resume=arguments.resume, as_json=arguments.json)
         from vitscale_launch.submit import submit

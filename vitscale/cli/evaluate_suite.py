@@ -128,20 +128,13 @@ def follow_runs(arguments: argparse.Namespace) -> int:
         )
     _check(arguments)
     suite = load_suite(arguments.suite)
-    from vitscale.evaluate.follow import follow
-    from vitscale.evaluate.results import Results
-    from vitscale.evaluate.suite import score_suite
+    from vitscale.evaluate.follow import follow, scorer
     from vitscale.evaluate.tables import text_of
-    from vitscale.evaluate.tell_run import publish_in_run
 
-    def score(subject: Subject) -> None:
-        setting = _setting(arguments, subject)
-        found = score_suite(subject, suite, setting)
-        record, _ = publish_in_run(found, Results(setting.folder))
+    def told(record: dict[str, Any]) -> None:
         print(json.dumps(record) if arguments.json else text_of(record), flush=True)
-        for error in found.failed.values():
-            raise error  # the commit is not done: the next start tries it again
 
+    score = scorer(suite, lambda subject: _setting(arguments, subject), told)
     runs = [Path(run).absolute() for run in arguments.follow]
     patience_s = _PATIENCE_S if arguments.patience is None else arguments.patience
     follow(runs, suite.name, arguments.weights, score, patience_s=patience_s, say=_say)

@@ -28,6 +28,7 @@ COMMANDS = {
     "shards": "pack, index and verify data sets",
     "checkpoint": "list and verify the checkpoints of a run",
     "weights": "import, export and look at weights of other projects",
+    "scaling": "train a ladder of sizes and budgets, and fit how the loss falls with compute",
     "report": "draw the curves of a run and write its summary",
     "ui": "open the MLflow page of the runs",
     "doctor": "what this machine has, what is wrong with it, and the remedy",

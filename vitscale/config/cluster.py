@@ -104,6 +104,16 @@ class Slurm(Section):
     """Port on the first node on which the others find it."""
 
 
+class Follow(Section):
+    """A follower beside the ranks, `[cluster.follow]`: it scores every commit while training goes on."""
+
+    suite: str
+    """A suite of transfer tasks, by name or file (docs/transfer.md); its data must be readable on the cluster."""
+
+    gpus: float = Field(default=0.0, ge=0, le=1)
+    """A GPU, or the share of one, that is reserved for it; without one it computes on cores that nobody reserved."""
+
+
 class ClusterProfile(Section):
     """A place to run jobs; a file of `configs/cluster/` with one table `[cluster]`."""
 
@@ -164,6 +174,9 @@ class ClusterProfile(Section):
     connect_s: int = Field(default=20, ge=1)
     """Seconds after which a cluster that does not answer is an error."""
 
+    follow: Follow | None = None
+    """Who scores the commits of the job, if anybody does."""
+
     kuberay: Kuberay | None = None
     """Only with `kind = "kuberay"`."""
 
@@ -220,7 +233,8 @@ class ClusterProfile(Section):
 
     def table(self) -> dict[str, Any]:
         """The settings that have an effect, for showing."""
-        return self.model_dump(mode="json", exclude=_NOT_WITH[self.kind]) | {
+        absent = {"follow"} if self.follow is None else set[str]()
+        return self.model_dump(mode="json", exclude=_NOT_WITH[self.kind] | absent) | {
             "omp_threads": self.threads
         }
 
@@ -238,8 +252,8 @@ def _idle(profile: ClusterProfile) -> Iterator[str]:
     if kind == "ray" and not profile.is_remote:
         for name in sorted(given & {"storage", "pass_environment", "grace_s", "package_mb"}):
             yield f'{name} has no effect where the command joins the cluster: use "http://HOST:8265"'
-    if profile.uses_torchrun and "placement" in given:
-        yield 'placement has no effect with slurm.launcher = "torchrun": remove it'
+    for name in sorted(given & {"follow", "placement"} if profile.uses_torchrun else ()):
+        yield f'{name} has no effect with slurm.launcher = "torchrun": remove it'
     if profile.accelerator and not profile.gpus_per_worker:
         yield "accelerator has no effect without GPUs: set gpus_per_worker = 1"
 

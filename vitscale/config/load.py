@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -111,6 +111,26 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"cannot be read as TOML: {error}", where=str(path)) from error
+
+
+def named_file(name: str, folder: Path, what: str) -> Path:
+    """The path of a file that is called by its name in `folder`, or by a path.
+
+    Raises:
+        ConfigError: there is no such `what` (a word such as "suite"); names the nearest.
+    """
+    if name.endswith(".toml") or "/" in name:
+        return Path(name)
+    path = folder / f"{name}.toml"
+    if path.exists():
+        return path
+    known = [file.stem for file in folder.glob("*.toml")]
+    hint = nearest(name, known) if known else f"{folder} holds none here"
+    raise ConfigError(
+        f"there is no {what} '{name}'",
+        where=str(folder),
+        do=f"{hint[0].upper()}{hint[1:]} A path to a .toml file works too.",
+    )
 
 
 def merge(
@@ -219,9 +239,14 @@ def _located(key: str, text: str, sources: dict[str, str]) -> str:
 
 def _names_beside(path: list[str], root: type[BaseModel]) -> list[str]:
     model: Any = root
-    for name in path[:-1]:
-        if not name.isdigit():  # a place in a list of tables
-            model = section_class(model, name)
+    names = iter(path[:-1])
+    for name in names:
+        if name.isdigit():  # a place in a list of tables
+            continue
+        is_dict = get_origin(model.model_fields[name].annotation) is dict
+        model = section_class(model, name)
+        if is_dict:
+            next(names, None)  # a name that the user gave a table
     return list(model.model_fields)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field, ValidationError, field_validator
 
 from vitscale.config.base import Section
-from vitscale.config.load import all_at_once, read_toml, sentences
+from vitscale.config.load import all_at_once, named_file, read_toml, sentences
 from vitscale.config.source import SourceField, SourcesField, absolute_paths
 from vitscale.errors import ConfigError, nearest
 
@@ -187,6 +187,18 @@ class LoadedSuite:
     name: str
     suite: Suite
 
+    def as_json(self) -> dict[str, Any]:
+        """What `from_json` reads; paths are whole by now."""
+        return {
+            "name": self.name,
+            "suite": self.suite.model_dump(mode="json", exclude_unset=True),
+        }
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> LoadedSuite:
+        """Read what `as_json` wrote."""
+        return cls(record["name"], Suite.model_validate_json(json.dumps(record["suite"])))
+
     @property
     def rows(self) -> list[Row]:
         return [
@@ -203,7 +215,7 @@ def load_suite(name: str) -> LoadedSuite:
     Raises:
         ConfigError: no such suite, or keys that are unknown, impossible or idle; all are listed.
     """
-    path = _path_of(name)
+    path = named_file(name, FOLDER, "suite")
     values = read_toml(path)
     for table in _tables(values.get("data")):
         for key in ("train", "test", "dev"):
@@ -286,18 +298,3 @@ def _tables(value: Any) -> list[dict[str, Any]]:
 
 def _absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
-
-
-def _path_of(name: str) -> Path:
-    if name.endswith(".toml") or "/" in name:
-        return Path(name)
-    path = FOLDER / f"{name}.toml"
-    if path.exists():
-        return path
-    known = [file.stem for file in FOLDER.glob("*.toml")]
-    hint = nearest(name, known) if known else f"{FOLDER} holds none here"
-    raise ConfigError(
-        f"there is no suite '{name}'",
-        where=str(FOLDER),
-        do=f"{hint[0].upper()}{hint[1:]} A path to a .toml file works too.",
-    )

@@ -123,6 +123,19 @@ class ShardCache:
                 if remove_unused(victim.path):
                     used -= victim.bytes
 
+    def settle(self, part: Path, path: Path, wait: Callable[[float], object]) -> None:
+        """Give a fetched file its name, while nobody counts what is there.
+
+        Whoever lists a folder in which a file is renamed may see it under neither name, and would make too little room.
+
+        Args:
+            part: as `reserve` made it.
+            path: its name.
+            wait: called with seconds while another process makes room.
+        """
+        with self._alone(wait):
+            os.rename(part, path)
+
     def _alone(self, wait: Callable[[float], object]) -> AbstractContextManager[None]:
         return alone(self.folder / ROOM_LOCK, wait)
 

@@ -1,13 +1,12 @@
 """What lies in a cache folder, and the locks on it, which fall with the process that holds them.
 
 ```
-CACHE/.lock                    held while room is made
+CACHE/.lock                    held while room is made, and while a fetched file gets its name
 CACHE/<fingerprint>/.in-use    shared lock: a process has this data set open
 CACHE/<fingerprint>/NAME.tar   complete and verified; shared lock: in use, so never removed
 CACHE/<fingerprint>/NAME.vsidx its sidecar, which stays when the tar goes
 CACHE/<fingerprint>/.get-NAME  exclusive lock: somebody fetches this shard
-CACHE/<fingerprint>/.part-*    tar being fetched; without a lock it is what a killed process left
-CACHE/<fingerprint>/.side-NAME sidecar being fetched, by whoever holds .get-NAME
+CACHE/<fingerprint>/.part-*    tar or sidecar being fetched; without a lock it is what a killed process left
 ```
 
 Everything else in the folder belongs to somebody else and is neither counted nor touched.
@@ -29,7 +28,6 @@ ROOM_LOCK = ".lock"
 IN_USE = ".in-use"
 GET = ".get-"
 PART = ".part-"
-SIDE = ".side-"
 _FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 _FIRST_LOOK_S, _LONGEST_LOOK_S = 0.005, 0.1
 
@@ -171,7 +169,7 @@ def remove_unused(path: Path) -> bool:
 def remove_empty_set(folder: Path) -> None:
     """Remove a data set's folder with its lock files, unless something foreign lies in it."""
     for path in list(folder.iterdir()):
-        if path.name == IN_USE or path.name.startswith((GET, SIDE)):
+        if path.name == IN_USE or path.name.startswith(GET):
             path.unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()

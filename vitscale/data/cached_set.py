@@ -13,7 +13,7 @@ from pathlib import Path
 from vitscale import faults
 from vitscale.config.dataset import ShardRecord
 from vitscale.data.cache import NextUse, NoRoom, ShardCache, too_small, unusable
-from vitscale.data.cache_files import GET, IN_USE, PART, SIDE, alone, open_in_use, open_locked
+from vitscale.data.cache_files import GET, IN_USE, PART, alone, open_in_use, open_locked
 from vitscale.data.index import index_path
 from vitscale.data.stores.store import NotThere, Stopped, Store
 from vitscale.data.stores.whole import fetch, hash_of_file
@@ -88,8 +88,18 @@ class CachedSet:
         except OSError as error:
             raise unusable(self.folder, error) from error
 
-    def sidecar(self, record: ShardRecord, check: Callable[[Path], object]) -> Path:
-        """The path of the shard's sidecar, fetched if need be; `check(path)` raises DataError for a bad one.
+    def sidecar(
+        self,
+        record: ShardRecord,
+        check: Callable[[Path], object],
+        let_go: Callable[[], object] | None = None,
+    ) -> Path:
+        """The path of the shard's sidecar, fetched if need be.
+
+        Args:
+            record: what the manifest says of the shard.
+            check: raises DataError for a file that is no sidecar of it.
+            let_go: as of `hold`.
 
         Raises:
             Damaged: what the store hands out fails the check each time; else as `hold`.
@@ -101,7 +111,7 @@ class CachedSet:
             with self._getting(record.name):
                 if path.exists() and _passes(check, path) is None:
                     return path
-                self._fetch_sidecar(path, check)
+                self._fetch_sidecar(path, check, let_go)
                 return path
         except OSError as error:
             raise unusable(self.folder, error) from error
@@ -131,12 +141,14 @@ class CachedSet:
     def _fetched(
         self, record: ShardRecord, path: Path, ahead_of_need: bool, let_go: Callable | None
     ) -> int:
-        part = self.folder / f"{PART}{uuid.uuid4().hex}"
-        handle = self._room(part, record, ahead_of_need, let_go)
+        part = self._new_part()
+        size = record.bytes
+        later_than = self._cache.next_use(self.folder, record.name) if ahead_of_need else None
+        handle = self._room(part, size, later_than, let_go)
         try:
             self._download(record, handle)
             faults.point("cache.before_rename")
-            os.rename(part, path)
+            self._cache.settle(part, path, self._wait)
         except BaseException:
             part.unlink(missing_ok=True)
             os.close(handle)
@@ -174,20 +186,20 @@ class CachedSet:
                 do="Copy this shard to the store again.",
             ) from error
 
-    def _room(
-        self, part: Path, record: ShardRecord, ahead_of_need: bool, let_go: Callable | None
-    ) -> int:
-        """The file to fetch into, after what may go has gone."""
-        cache, size = self._cache, record.bytes
+    def _new_part(self) -> Path:
+        return self.folder / f"{PART}{uuid.uuid4().hex}"
+
+    def _room(self, part: Path, size: int, later_than: int | None, let_go: Callable | None) -> int:
+        """The file to fetch into, after what may go has gone: with `later_than` only what is needed later."""
+        cache = self._cache
         if size > cache.limit_bytes:
             raise too_small(cache, size, 0)
         until = time.monotonic() + cache.wait_s
-        later_than = cache.next_use(part.parent, record.name) if ahead_of_need else None
         while True:
             try:
                 return cache.reserve(part, size, later_than, self._wait)
             except NoRoom as full:
-                if ahead_of_need:
+                if later_than is not None:
                     raise
                 if let_go is not None:
                     let_go()
@@ -197,20 +209,24 @@ class CachedSet:
                 else:
                     self._wait(_LOOK_AGAIN_S)
 
-    def _fetch_sidecar(self, path: Path, check: Callable[[Path], object]) -> None:
-        aside = self.folder / (SIDE + path.name)
+    def _fetch_sidecar(
+        self, path: Path, check: Callable[[Path], object], let_go: Callable | None
+    ) -> None:
         problem = None
         for tried in range(1, self._store.patience.tries + 1):
             if problem is not None:
                 self._store.pause(tried - 1)
+            data, part = self._store.read(path.name), self._new_part()
             try:
-                aside.write_bytes(self._store.read(path.name))
-                problem = _passes(check, aside)
-                if problem is None:
-                    os.rename(aside, path)
-                    return
+                with open(self._room(part, len(data), None, let_go), "r+b") as file:
+                    file.write(data)
+                    file.flush()
+                    problem = _passes(check, part)
+                    if problem is None:
+                        self._cache.settle(part, path, self._wait)
+                        return
             finally:
-                aside.unlink(missing_ok=True)
+                part.unlink(missing_ok=True)
         assert problem is not None
         raise Damaged(
             problem.what,

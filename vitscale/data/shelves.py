@@ -187,9 +187,16 @@ class CacheShelf:
         return self._opened(record, let_go, None)
 
     def index(self, record: ShardRecord) -> ShardIndex:
+        return self._index(record, lambda: None)
+
+    def _index(self, record: ShardRecord, let_go: Callable[[], object]) -> ShardIndex:
+        found: list[ShardIndex] = []
+
+        def check(path: Path) -> None:
+            found.append(read_own_index(path, record))
+
         try:
-            found: list[ShardIndex] = []
-            self._set.sidecar(record, lambda path: found.append(read_own_index(path, record)))
+            self._set.sidecar(record, check, let_go)
             return found[-1]
         except (NotThere, Damaged) as error:
             raise ShardLost(_reason(error)) from error
@@ -216,7 +223,7 @@ class CacheShelf:
     def _opened(
         self, record: ShardRecord, let_go: Callable[[], object], instead_of: int | None
     ) -> OpenShard:
-        index = self.index(record)
+        index = self._index(record, let_go)
         try:
             handle = self._set.hold(record, instead_of=instead_of, let_go=let_go)
         except (NotThere, Damaged) as error:

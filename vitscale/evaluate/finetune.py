@@ -36,8 +36,8 @@ _OF_THE_RECIPE = ("image_px", "dropout", "drop_path", "patch_drop", "head_bias")
 """Keys of `[model]` that fine-tuning may choose; the weights decide the others."""
 
 
-class TuningFailed(VitscaleError):
-    """A training run of a task did not finish; its `exit_code` is that of the run."""
+class RunFailed(VitscaleError):
+    """A training run of a task or study did not finish; its `exit_code` is that of the run."""
 
     def __init__(self, reply: dict[str, Any], run: Path) -> None:
         self.exit_code = int(reply["exit_code"])
@@ -61,7 +61,7 @@ class Tuning:
         """The metric on the dev part of a run on the rest of `train`.
 
         Raises:
-            TuningFailed: the run did not finish.
+            RunFailed: the run did not finish.
         """
         train, dev = self._parts()
         run = self._run(f"rate-{lr:g}", train, lr, seed=0)
@@ -74,7 +74,7 @@ class Tuning:
         """Test images that could be read, and logits float32 [N, K] for them, of a run on all of `train` and `dev`.
 
         Raises:
-            TuningFailed: the run did not finish.
+            RunFailed: the run did not finish.
         """
         assert self.data.train is not None
         dev = [self.data.dev] if self.data.dev is not None else []
@@ -112,7 +112,7 @@ class Tuning:
         self.machine.use()  # before the trainer looks for its GPU
         reply = self.train({"recipe": recipe.to_json(), "resume": "auto"})
         if reply["exit_code"] != 0:
-            raise TuningFailed(reply, recipe.config.folder)
+            raise RunFailed(reply, recipe.config.folder)
         return recipe.config.folder
 
     def _recipe(self, name: str, train: Sequence[Source], lr: float, seed: int) -> Recipe:

@@ -16,13 +16,18 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vitscale.attempts import AttemptRecord, attempt_folder, newest_attempt
-from vitscale.checkpoint.following import Following
+from vitscale.checkpoint.following import Following, mark_of
 from vitscale.checkpoint.layout import CHECKPOINTS, step_folders
 from vitscale.checkpoint.lease import is_running
+from vitscale.config.suite import LoadedSuite
 from vitscale.errors import CheckpointError, LeaseError
+from vitscale.evaluate.results import Results
 from vitscale.evaluate.subject import Subject, retain, subject_of
+from vitscale.evaluate.suite import Setting, score_suite
+from vitscale.evaluate.tell_run import publish_in_run
 
 _LOOK_S = 1.0
 
@@ -107,6 +112,27 @@ class Followed:
         return [(subject.step, subject) for subject in subjects]
 
 
+def scorer(
+    suite: LoadedSuite,
+    setting_of: Callable[[Subject], Setting],
+    told: Callable[[dict[str, Any]], None],
+) -> Callable[[Subject], None]:
+    """What `follow` calls with each commit: it scores the suite, tells the run, and hands the table to `told`.
+
+    It raises what a task failed with: the commit is then not done, and the next start tries it again.
+    """
+
+    def score(subject: Subject) -> None:
+        setting = setting_of(subject)
+        found = score_suite(subject, suite, setting)
+        record, _ = publish_in_run(found, Results(setting.folder))
+        told(record)
+        for error in found.failed.values():
+            raise error
+
+    return score
+
+
 def follow(
     runs: Sequence[Path],
     suite: str,
@@ -115,6 +141,7 @@ def follow(
     *,
     patience_s: float,
     say: Callable[[str], None] = lambda line: None,
+    over: Callable[[], bool] | None = None,
 ) -> None:
     """Score each commit of the runs until all have finished, or none has run for `patience_s`.
 
@@ -125,6 +152,7 @@ def follow(
         score: scores one set of weights and publishes the table.
         patience_s: seconds to wait for a run that is not at work.
         say: gets a line for each event.
+        over: says that no more commits will come; where given, the runs are not asked whether they have finished.
 
     Raises:
         LeaseError: another follower is at work on one of the runs.
@@ -134,7 +162,7 @@ def follow(
         followed = [stack.enter_context(_following(run, suite, which)) for run in runs]
         todo: queue.Queue[tuple[Followed, Subject] | None] = queue.Queue()
         watch = threading.Thread(
-            target=_watch, args=(followed, todo, patience_s), name="follow", daemon=True
+            target=_watch, args=(followed, todo, patience_s, over), name="follow", daemon=True
         )
         watch.start()
         while (item := todo.get()) is not None:
@@ -169,13 +197,14 @@ def _following(run: Path, suite: str, which: str) -> Generator[Followed]:
                 where=str(run),
                 do="Let it work; one is enough.",
             ) from None
-        yield Followed(run, suite, which, Following(run / CHECKPOINTS, f"{suite}-{which}"))
+        yield Followed(run, suite, which, mark_of(run, suite, which))
 
 
 def _watch(
     followed: Sequence[Followed],
     todo: queue.Queue[tuple[Followed, Subject] | None],
     patience_s: float,
+    over: Callable[[], bool] | None,
 ) -> None:
     """Copy and queue what is new, until all runs are over or have been still for long; then None."""
     heard = time.monotonic()
@@ -184,7 +213,8 @@ def _watch(
             for subject in run.copied_before():
                 todo.put((run, subject))
         while True:
-            ended = all(run.is_over for run in followed)  # before the look, so that it is the last
+            # Asked before the look, so that it is the last one.
+            ended = over() if over is not None else all(run.is_over for run in followed)
             for run in followed:
                 for subject in run.copy_new():
                     todo.put((run, subject))

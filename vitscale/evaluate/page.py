@@ -16,6 +16,7 @@ from vitscale.data.audit import Audit, audit
 from vitscale.durable import write_text_atomically
 from vitscale.errors import DataError, VitscaleError
 from vitscale.evaluate.chart import Marks, Points, intervals, line_chart
+from vitscale.evaluate.efficiency import efficiency_of
 from vitscale.evaluate.page_model import MODEL_SECTIONS, Subject, subject_at
 from vitscale.evaluate.page_style import STYLE
 from vitscale.evaluate.report import restarts_of
@@ -27,7 +28,6 @@ CURVES = (
     ("train/lr", "learning rate"),
     ("train/grad_norm", "gradient norm"),
     ("speed/images_per_s", "images per second"),
-    ("speed/tflops_per_s", "model TFLOP per second"),
     ("speed/data_wait_percent", "waiting for data, %"),
     ("held_out/top1", "held-out top-1"),
     ("held_out/loss", "held-out loss"),
@@ -61,7 +61,7 @@ def write_page(run: Path, *, to: Path | None = None) -> Path:
     subject, why = subject_at(run, config)
     sections = [
         ("summary", "Summary", _summary(run, config, series, marks, subject)),
-        ("curves", "Curves", _curves(series, marks)),
+        ("curves", "Curves", _curves(series, marks) + _efficiency(run, config, marks)),
         ("samples", "Samples seen", _told(lambda: _samples(run))),
         ("few-shot", "Few-shot over steps", _few_shot(series, marks)),
         ("transfer", "Transfer", _transfer(run)),
@@ -118,6 +118,15 @@ def _curves(series: Series, marks: Marks) -> str:
     )
     note = '<p class="note">Dashed: restarts. Dotted: rewinds to a commit.</p>'
     return f'<div class="figures">{figures}</div>{note}'
+
+
+def _efficiency(run: Path, config: RunConfig | None, marks: Marks) -> str:
+    found = efficiency_of(run, config.engine.precision if config else None)
+    note = f'<p class="note">{html.escape(found.note)}</p>' if found.note else ""
+    return (
+        f'<div class="figures"><figure><figcaption>{found.label}</figcaption>'
+        f"{line_chart({found.label: found.points}, marks)}{note}</figure></div>"
+    )
 
 
 def _few_shot(series: Series, marks: Marks) -> str:

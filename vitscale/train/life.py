@@ -93,11 +93,13 @@ class Life:
                 self.place.world,
             )
 
-    def begin(self, claimed: tuple[int, str]) -> tuple[Lease, Callable[[int, str], None]]:
+    def begin(
+        self, claimed: tuple[int, str], device: str
+    ) -> tuple[Lease, Callable[[int, str], None]]:
         """Every rank's part: say where it runs and start the heartbeat; the lease, and `beat(step, phase)`."""
         number, self._submission = claimed
         self._lease = Lease(self.folder, number)
-        record = {"rank": self.place.rank, **this_process()}
+        record = {"rank": self.place.rank, "device": device, **this_process()}
         path = attempt_folder(self.folder, number) / f"rank-{self.place.rank:05d}.json"
         path.write_text(json.dumps(record))
         limit = self.recipe.config.health.limit_s

@@ -15,6 +15,7 @@ from typing import Any
 from vitscale.checkpoint.choose import Found, found_commit, newest_good
 from vitscale.checkpoint.commit import Part, Terms, Writing, make_aside
 from vitscale.checkpoint.layout import CHECKPOINTS, MANIFEST, step_folder
+from vitscale.checkpoint.promised import redeem
 from vitscale.checkpoint.retention import Retention, holding, keep
 from vitscale.checkpoint.snapshot import Snapshot
 from vitscale.checkpoint.state import StateReader
@@ -235,6 +236,8 @@ class RunCheckpoints:
         self.saves.failed = 0
         if self.ranks.place.is_first:
             self.on_commit(self._record_of(step_folder(self.folder, writing.step)))
+            if self.named is not None:
+                redeem(Path(self.named), self.run_folder.name)
         return True
 
     def finish(self, progress: Progress) -> None:

@@ -46,6 +46,7 @@ from vitscale.train.events import Events
 from vitscale.train.guard import Guard
 from vitscale.train.loop import Run
 from vitscale.train.meters import Window
+from vitscale.train.profile import Profile
 from vitscale.train.progress import Progress
 from vitscale.train.saving import Habits, RunCheckpoints, Start
 from vitscale.train.stop import StopRequest
@@ -67,6 +68,7 @@ class Attempt:
     beat: Callable[[int, str], None]
     lease: Lease
     leaving: Callable[[], list[int]] | None = None
+    profile: Profile | None = None
 
     @property
     def config(self) -> RunConfig:
@@ -129,9 +131,10 @@ def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], 
     shapes = {name: list(p.shape) for name, p in model.named_parameters()}
     loader = _loader(attempt, found)
     _say(attempt, [f"JPEGs are decoded by {loader.decoder}"])
+    objective = _objective(attempt, found)
     engine = build_engine(
         model,
-        _objective(attempt, found),
+        attempt.profile.objective(objective) if attempt.profile else objective,
         config,
         plan,
         place=attempt.place,

@@ -25,7 +25,8 @@ def run(request: dict[str, Any], leaving: Callable[[], list[int]] | None = None)
 
     Args:
         request: `recipe` (JSON text of a `Recipe`), `resume` ("auto", "must" or "never"); from a launcher that
-            starts ranks again also `submission` (the same text each time), `max_failures` and `job`.
+            starts ranks again also `submission` (the same text each time), `max_failures` and `job`. With `profile`
+            rank 0 traces a few steps (`vitscale.train.profile`).
         leaving: the ranks whose machine is about to be taken away; all ranks call it together.
 
     Returns:
@@ -38,7 +39,7 @@ def run(request: dict[str, Any], leaving: Callable[[], list[int]] | None = None)
     life = Life(Recipe.from_json(request["recipe"]), place_of(), request)
     _speak(life.place)
     try:
-        return _attempt(life, leaving)
+        return _attempt(life, leaving, profiled=bool(request.get("profile")))
     except LeaseError as error:  # the folder is somebody else's: not a word into it
         return life.failed(error)
     except VitscaleError as error:
@@ -55,10 +56,14 @@ def run(request: dict[str, Any], leaving: Callable[[], list[int]] | None = None)
         raise
 
 
-def _attempt(life: Life, leaving: Callable[[], list[int]] | None) -> dict[str, Any]:
+def _attempt(
+    life: Life, leaving: Callable[[], list[int]] | None, *, profiled: bool
+) -> dict[str, Any]:
     from vitscale.engine.choice import settle
     from vitscale.engine.collectives import Ranks
+    from vitscale.evaluate.efficiency import device_name
     from vitscale.train.loop import train
+    from vitscale.train.profile import Profile
     from vitscale.train.setup import Attempt, build_run, check_machine, run_folder, survey
 
     recipe, place = life.recipe, life.place
@@ -67,21 +72,24 @@ def _attempt(life: Life, leaving: Callable[[], list[int]] | None) -> dict[str, A
     run_folder(recipe.config)
     ranks = Ranks(place, device, recipe.config.engine.timeout_s)
     try:
-        lease, beat = life.begin(ranks.first(life.claim))
+        lease, beat = life.begin(ranks.first(life.claim), device_name(device))
         engine = settle(recipe.config, found.shape, found.plan, device=device, ranks=ranks)
         recipe = replace(recipe, config=recipe.config.model_copy(update={"engine": engine}))
+        profile = Profile(life.folder, device) if profiled and place.is_first else None
         attempt = Attempt(
-            recipe, place, device, ranks, lease.number, life.resume, beat, lease, leaving
+            recipe, place, device, ranks, lease.number, life.resume, beat, lease, leaving, profile
         )
         run, close = build_run(attempt, found)
         status = "FAILED"
         try:
-            outcome, progress = train(run)
+            outcome, progress = train(profile.around(run) if profile else run)
             beat(progress.step, "close")
             if place.is_first:
                 _publish(life.folder, life.number, run.tracker)
             status = "FINISHED" if outcome == "finished" else "KILLED"
         finally:
+            if profile:
+                profile.close()
             close(status)
     finally:
         ranks.close()
