@@ -141,8 +141,11 @@ def make_tracker(
     from vitscale.tracking.mlflow_shipper import MlflowShipper
 
     outbox = Outbox(folder)
-    outbox.add("start", params=dict(_flat(params)), tags=_tags(folder, place, attempt))
-    shipper = MlflowShipper(folder, target, _state(folder, name, config.experiment, target))
+    tags = _tags(folder, place, attempt)
+    if config.group is not None:
+        tags["vitscale.group"] = config.group
+    outbox.add("start", params=dict(_flat(params)), tags=tags)
+    shipper = MlflowShipper(folder, target, _state(folder, name, config, target))
     return JournalTracker(folder, attempt=attempt, console=console, outbox=outbox, shipper=shipper)
 
 
@@ -156,8 +159,9 @@ def _usable(target: Target | None) -> Target | None:
     return target
 
 
-def _state(folder: Path, name: str, experiment: str, target: Target) -> ShipState:
+def _state(folder: Path, name: str, config: TrackingConfig, target: Target) -> ShipState:
     """The saved state; its offsets count only if the same MLflow is meant."""
+    experiment = config.experiment
     fresh = ShipState(uuid.uuid4().hex, name, experiment, target.uri, target.artifact_root)
     saved = ShipState.load(folder)
     if saved is None:
@@ -167,6 +171,8 @@ def _state(folder: Path, name: str, experiment: str, target: Target) -> ShipStat
     else:
         fresh.key = saved.key
         state = fresh
+    if state.group != config.group:
+        state.group, state.parent_id = config.group, None
     state.save(folder)
     return state
 
