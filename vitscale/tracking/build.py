@@ -31,6 +31,8 @@ class Tracker(Protocol):
 
     def artifact(self, path: str | Path, folder: str = "") -> None: ...
 
+    def tag(self, name: str, text: str) -> None: ...
+
     def rewound(self, text: str) -> None: ...
 
     def close(self, status: Status) -> None: ...
@@ -43,6 +45,9 @@ class SilentTracker:
         pass
 
     def artifact(self, path: str | Path, folder: str = "") -> None:
+        pass
+
+    def tag(self, name: str, text: str) -> None:
         pass
 
     def rewound(self, text: str) -> None:
@@ -83,6 +88,11 @@ class JournalTracker:
         if self._outbox:
             self._outbox.add("artifact", path=str(Path(path).absolute()), folder=folder)
 
+    def tag(self, name: str, text: str) -> None:
+        """Set a tag of the run in MLflow; the last text of a name counts."""
+        if self._outbox:
+            self._outbox.add("tags", tags={name: text})
+
     def rewound(self, text: str) -> None:
         """The steps that follow were logged before.
 
@@ -90,9 +100,7 @@ class JournalTracker:
         and a tag says so.
         """
         self._journal.rewinds += 1
-        if self._outbox:
-            name = f"vitscale.rewind.{self._attempt}.{self._journal.rewinds}"
-            self._outbox.add("tags", tags={name: text})
+        self.tag(f"vitscale.rewind.{self._attempt}.{self._journal.rewinds}", text)
 
     def close(self, status: Status) -> None:
         """Say how the run ended and give MLflow a bounded time to take the rest; later calls do nothing."""

@@ -11,21 +11,26 @@ from vitscale.attempts import attempt_folder
 from vitscale.config.load import Recipe
 from vitscale.errors import STOPPED_EXIT_CODE, LeaseError, VitscaleError
 from vitscale.place import Place, place_of
-from vitscale.train.life import Life
+from vitscale.train.life import Life, run_folder
 
 if TYPE_CHECKING:
-    from vitscale.train.protocols import Tracker
+    from vitscale.train.protocols import Export, Tracker
 
 log = logging.getLogger(__name__)
 
 
-def run(request: dict[str, Any], leaving: Callable[[], list[int]] | None = None) -> dict[str, Any]:
+def run(
+    request: dict[str, Any],
+    leaving: Callable[[], list[int]] | None = None,
+    export: Export | None = None,
+) -> dict[str, Any]:
     """Train as the request says; all ranks call this.
 
     Args:
         request: `recipe` (JSON text of a `Recipe`), `resume` ("auto", "must" or "never"); from a launcher that
             starts ranks again also `submission` (the same text each time), `max_failures` and `job`.
         leaving: the ranks whose machine is about to be taken away; all ranks call it together.
+        export: takes the numbers of this rank at each log line, for those who watch the cluster.
 
     Returns:
         `status` ("finished", "stopped" or "failed"), `exit_code`, `message`, `step`, `folder`, `restarts`; `leaving`
@@ -37,7 +42,7 @@ def run(request: dict[str, Any], leaving: Callable[[], list[int]] | None = None)
     life = Life(Recipe.from_json(request["recipe"]), place_of(), request)
     _speak(life.place)
     try:
-        return _attempt(life, leaving)
+        return _attempt(life, leaving, export)
     except LeaseError as error:  # the folder is somebody else's: not a word into it
         return life.failed(error)
     except VitscaleError as error:
@@ -54,10 +59,12 @@ def run(request: dict[str, Any], leaving: Callable[[], list[int]] | None = None)
         raise
 
 
-def _attempt(life: Life, leaving: Callable[[], list[int]] | None) -> dict[str, Any]:
+def _attempt(
+    life: Life, leaving: Callable[[], list[int]] | None, export: Export | None
+) -> dict[str, Any]:
     from vitscale.engine.collectives import Ranks
     from vitscale.train.loop import train
-    from vitscale.train.setup import Attempt, build_run, check_machine, run_folder, survey
+    from vitscale.train.setup import Attempt, build_run, check_machine, survey
 
     recipe, place = life.recipe, life.place
     device = check_machine(recipe.config, place)
@@ -67,7 +74,7 @@ def _attempt(life: Life, leaving: Callable[[], list[int]] | None) -> dict[str, A
     try:
         lease, beat = life.begin(ranks.first(life.claim))
         attempt = Attempt(
-            recipe, place, device, ranks, lease.number, life.resume, beat, lease, leaving
+            recipe, place, device, ranks, lease.number, life.resume, beat, lease, leaving, export
         )
         run, close = build_run(attempt, found)
         status = "FAILED"
