@@ -1,4 +1,4 @@
-"""What an image must be able to do: import all that a job needs, and train one step, on a GPU with apex's fused kernels.
+"""What an image must be able to do: import what a job needs, and train a step, on a GPU with apex's fused kernels.
 
 python check_image.py [--apex]    where configs/ lies
 """

@@ -2,9 +2,10 @@
 
     python docker/try_image.py docker/Dockerfile.cpu [--build-arg NAME=VALUE ...]
 
-This machine stands in for the base image, so it must be of the same family (Debian 12) with the same Python; a new virtual
-environment of that takes the place of the image's own. What the steps write lies in an overlay in memory and is gone with
-this process. Needs root, unshare and overlayfs. The steps are read from the Dockerfile, which may have one stage.
+This machine stands in for the base image, so it must be of the same family (Debian 12) with the same Python; a new
+virtual environment of that takes the place of the image's own. What the steps write lies in an overlay in memory and is
+gone with this process. Needs root, unshare and overlayfs. The steps are read from the Dockerfile, which may have one
+stage.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def instructions(text: str) -> Iterator[tuple[str, str]]:
             continue
         whole += line
         if whole.endswith("\\"):
-            whole = whole[:-1] + "\n"
+            whole = whole[:-1]
             continue
         word, _, rest = whole.strip().partition(" ")
         yield word.upper(), rest.strip()
@@ -139,14 +140,15 @@ def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dockerfile", type=Path)
     parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--base", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(words)
-    if not options.alone:  # in a mount namespace of its own, so that nothing stays mounted
+    if options.base is None:  # in a mount namespace of its own, so that nothing stays mounted
         own = ["unshare", "--mount", "--propagation", "private", sys.executable, __file__]
-        sys.exit(subprocess.run([*own, "--alone", *words], check=False).returncode)
+        with tempfile.TemporaryDirectory() as base:
+            sys.exit(subprocess.run([*own, "--base", base, *words], check=False).returncode)
     arguments = pins((CONTEXT / "docker/versions.env").read_text(encoding="utf-8"))
     arguments |= dict(text.split("=", 1) for text in options.build_arg)
-    image = Image(_root(Path(tempfile.mkdtemp())), arguments)
+    image = Image(_root(options.base), arguments)
     for word, rest in instructions(options.dockerfile.read_text(encoding="utf-8")):
         image.take(word, rest)
     image.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -13,10 +12,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.house.tree import files
+from tests.launch.two_nodes import end_all
 from tests.ranks import ROOT, free_port
 from vitscale.attempts import attempts_of
 
@@ -133,14 +132,6 @@ def terminal(tmp_path_factory):
         terminal.close()
         end_all(ray_folder)
         shutil.rmtree(ray_folder, ignore_errors=True)
-
-
-def end_all(ray_folder: str) -> None:
-    """End the processes of the cluster whose files lie in the folder."""
-    for process in psutil.process_iter(["pid"]):
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get("RAY_TMPDIR") == ray_folder:
-                process.kill()
 
 
 @pytest.mark.faults
