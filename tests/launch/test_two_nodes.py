@@ -212,3 +212,34 @@ def test_code_that_differs_from_its_commit_is_refused(terminal):
     assert code == 2
     assert "the code differs from its commit" in output
     assert "vitscale/new.py" in output
+
+
+def test_the_jobs_of_a_sweep_wait_for_room_and_run_one_after_another(terminal):
+    terminal.succeed("test -d data/digits || vitscale shards pack --from digits --to data/digits")
+    sweep = "vitscale submit configs/debug/tiny.toml --on ray run.name=grid cluster.workers_min=2 "
+    sweep += 'train.duration="2000 epochs" --sweep seed=0,1,2 --json 2> /dev/null'
+    for state in ("submitted", "running"):  # the second time all are at work
+        rows = json.loads(terminal.succeed(sweep))
+        assert [row["state"] for row in rows] == [state] * 3
+    left = [row["run"] for row in rows]
+    while left:
+        now = the_one_at_work(terminal, left)
+        terminal.succeed(f"vitscale jobs stop {now}")
+        left.remove(now)
+    listed = json.loads(terminal.succeed("vitscale jobs list --group grid --json"))
+    assert {(row["run"], row["exit_code"]) for row in listed} == {(r["run"], 75) for r in rows}
+
+
+def the_one_at_work(terminal, runs):
+    """The run that has ranks, as soon as there is one; all others must be waiting."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        told = {run: terminal.status(run) for run in runs}
+        found = [run for run in runs if told[run]["workers"]]
+        if found:
+            waiting = {told[run]["message"] for run in runs if run not in found}
+            assert waiting <= {"waits for room on the cluster"}
+            (now,) = found
+            return now
+        time.sleep(1)
+    pytest.fail(f"no job of the sweep has begun: {told}")
