@@ -260,6 +260,9 @@ def test_on_slurm_each_point_is_a_script(recipe_file, tmp_path, monkeypatch, cap
 
 @pytest.mark.ray
 @pytest.mark.slow
+# MLflow uses what sqlalchemy is about to remove, and warns of its own defaults.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_sweep_on_this_machine_is_stopped_goes_on_and_stands_below_one_run_in_mlflow(tmp_path):
     data = make_data(tmp_path / "data")
     make_recipe(tmp_path / "runs", data)

@@ -13,7 +13,7 @@ from tests.ranks import run_ranks
 from tests.train.recipes import make_data, make_recipe
 from vitscale.tracking.journal import read_metrics
 from vitscale.train.events import sentence_of
-from vitscale.train.ranks import INTERVALS, SLOW, SideBySide
+from vitscale.train.ranks import LINES, SLOW, STEPS, SideBySide
 
 HOSTS = ["a", "a", "b", "b"]
 
@@ -21,14 +21,14 @@ HOSTS = ["a", "a", "b", "b"]
 class Watched:
     """A comparison, with the tags it set and the events it told."""
 
-    def __init__(self, speaks=True):
+    def __init__(self, speaks=True, steps=10):
         self.tags, self.events = [], []
         tell = self.events.append if speaks else None
         self.ranks = SideBySide(HOSTS, lambda name, text: self.tags.append((name, text)), tell)
-        self.step = 0
+        self.step, self.steps = 0, steps
 
     def log(self, *own_s):
-        self.step += 10
+        self.step += self.steps
         numbers = [
             {"own_s": s, "step_s": 1.0, "wait_s": 0.1, "images_per_s": 8.0, "memory_bytes": 2**30}
             for s in own_s
@@ -58,25 +58,40 @@ def test_the_slowest_rank_is_named_with_its_host_whenever_it_is_another():
 def test_a_rank_that_is_slow_for_long_enough_is_told_of_once_until_it_is_fast_again():
     watched = Watched()
     slow, fine = SLOW * 1.01, SLOW * 0.99
-    for _ in range(INTERVALS - 1):
+    watched.log(1, 1, 1, fine)
+    for _ in range(LINES - 1):
         watched.log(1, 1, 1, slow)
     assert watched.events == []
-    for _ in range(INTERVALS):
+    for _ in range(LINES):
         watched.log(1, 1, 1, slow)
     (event,) = watched.events
-    assert (event["rank"], event["host"], event["step"]) == (3, "b", 10 * INTERVALS)
-    assert "rank 3 on b is a straggler" in sentence_of(event)
+    assert (event["rank"], event["host"], event["since"]) == (3, "b", 10)
+    assert "rank 3 on b is a straggler since step 10" in sentence_of(event)
     watched.log(1, 1, 1, fine)
-    for _ in range(INTERVALS):
+    for _ in range(LINES):
         watched.log(1, 1, 1, slow)
     assert len(watched.events) == 2
 
 
-def test_intervals_of_slowness_that_are_not_in_a_row_do_not_count():
-    watched = Watched()
-    for _ in range(3 * INTERVALS):
+def test_lines_of_slowness_that_are_not_in_a_row_or_sum_up_few_steps_do_not_count():
+    watched, brief = Watched(), Watched(steps=1)
+    for _ in range(3 * LINES):
         watched.log(1, 1, 1, 2)
         watched.log(1, 1, 1, 1)
+    for _ in range(STEPS):  # the first line begins the count
+        brief.log(1, 1, 1, 2)
+    assert watched.events == brief.events == []
+    brief.log(1, 1, 1, 2)
+    assert len(brief.events) == 1
+
+
+def test_after_a_rewind_counting_begins_anew():
+    watched = Watched()
+    for _ in range(LINES):
+        watched.log(1, 1, 1, 2)
+    watched.step = 0
+    for _ in range(LINES):
+        watched.log(1, 1, 1, 2)
     assert watched.events == []
 
 
@@ -84,14 +99,14 @@ def test_of_two_ranks_the_slower_one_is_held_against_the_faster():
     told = []
     ranks = SideBySide(["a", "b"], lambda name, text: None, told.append)
     numbers = dict.fromkeys(("step_s", "wait_s", "images_per_s", "memory_bytes"), 1.0)
-    for step in range(INTERVALS):
-        ranks.compare(step, [{**numbers, "own_s": 1.6}, {**numbers, "own_s": 1.0}])
+    for line in range(LINES + 1):
+        ranks.compare(10 * line, [{**numbers, "own_s": 1.6}, {**numbers, "own_s": 1.0}])
     assert [event["rank"] for event in told] == [0]
 
 
 def test_ranks_that_do_not_speak_for_all_tell_nothing():
     watched = Watched(speaks=False)
-    for _ in range(INTERVALS):
+    for _ in range(2 * LINES):
         watched.log(1, 1, 1, 9)
     assert watched.events == []
 
@@ -104,12 +119,13 @@ def slow_run(home, data):
     forward = ViT.forward
 
     def slow(self, images):
-        time.sleep(0.1 if self.training and os.environ["RANK"] == "1" else 0.0)
+        time.sleep(0.05 if self.training and os.environ["RANK"] == "1" else 0.0)
         return forward(self, images)
 
     ViT.forward = slow
     told = []
-    recipe = make_recipe(home, data, "engine.kind=local", "train.duration=6 steps")
+    words = ("engine.kind=local", "train.duration=40 steps", "train.log_every=10 steps")
+    recipe = make_recipe(home, data, *words, "checkpoint.every=40 steps")
     reply = worker.run({"recipe": recipe.to_json()}, export=told.append)
     assert reply["status"] == "finished", reply
     return told
@@ -121,11 +137,12 @@ def test_a_rank_with_slow_forward_passes_is_the_straggler_of_a_real_run(tmp_path
     folder = tmp_path / "runs" / "run"
     series = read_metrics(folder)
     assert {point.value for point in series["ranks/slowest"]} == {1}
-    # 8 images a rank and step are two micro-batches of 4, each 100 ms late.
+    # 8 images a rank and step are two micro-batches of 4, each 50 ms late.
     gaps = zip(series["ranks/own_ms_max"], series["ranks/own_ms_min"], strict=True)
-    assert all(most.value - least.value > 150 for most, least in gaps)
+    assert all(most.value - least.value > 75 for most, least in gaps)
     lines = (folder / "ledger" / "0001.jsonl").read_text().splitlines()
     events = [event for line in lines if (event := json.loads(line)).get("event") == "straggler"]
     assert [(event["rank"], event["host"]) for event in events] == [(1, socket.gethostname())]
-    assert [told["step"] for told in first] == [told["step"] for told in second] == [*range(1, 7)]
+    assert [told["step"] for told in first] == [told["step"] for told in second]
+    assert [told["step"] for told in first] == [10, 20, 30, 40]
     assert first[-1]["loss"] == second[-1]["loss"] == series["train/loss"][-1].value

@@ -52,8 +52,8 @@ def sentence_of(event: dict[str, Any]) -> str:
         )
     if event["event"] == "straggler":
         return (
-            f"rank {event['rank']} on {event['host']} is a straggler at {event['intervals']} log lines in a row, up to "
-            f"step {event['step']}: its own time of a step is {event['own_ms']:.0f} ms, the median of all ranks "
+            f"rank {event['rank']} on {event['host']} is a straggler since step {event['since']}: at step "
+            f"{event['step']} its own time of a step is {event['own_ms']:.0f} ms, the median of all ranks "
             f"{event['median_ms']:.0f} ms"
         )
     return f"the run ends at step {event['step']}: {event['why']}"

@@ -9,8 +9,9 @@ from typing import Any
 
 SLOW = 1.5
 """A rank is slow whose own time of a step is above so many times the median of all ranks."""
-INTERVALS = 3
-"""A rank that is slow at so many log lines in a row is a straggler."""
+LINES = 3
+STEPS = 30
+"""A rank that is slow at so many log lines in a row, which sum up so many steps at least, is a straggler."""
 _GIB = 2**30
 
 # What is logged of each number of a rank, and in which unit.
@@ -43,7 +44,10 @@ class SideBySide:
     ) -> None:
         self._hosts, self._tag, self._tell = hosts, tag, tell
         self._slowest = -1
-        self._slow_for: dict[int, int] = {}
+        self._step: int | None = None
+        self._slow: dict[int, tuple[int, int]] = {}
+        """Of slow ranks, in how many lines and since which step."""
+        self._named: set[int] = set()
 
     def compare(self, step: int, ranks: Sequence[Mapping[str, float]]) -> dict[str, float]:
         """What is logged of the ranks at a step; nothing where there is only one.
@@ -70,11 +74,22 @@ class SideBySide:
 
     def _watch(self, step: int, own: Sequence[float]) -> None:
         """Count for how long ranks have been slow; with two ranks the median is the faster one."""
-        median = statistics.median_low(own)
-        slow = [rank for rank, seconds in enumerate(own) if seconds > SLOW * median]
-        self._slow_for = {rank: self._slow_for.get(rank, 0) + 1 for rank in slow}
-        for rank, times in self._slow_for.items():
-            if times == INTERVALS and self._tell is not None:
-                event = {"event": "straggler", "step": step, "rank": rank}
-                event |= {"host": self._hosts[rank], "intervals": INTERVALS}
-                self._tell(event | {"own_ms": own[rank] * 1e3, "median_ms": median * 1e3})
+        if self._step is None or step <= self._step:  # the first line, or one after a rewind
+            self._step, self._slow = step, {}
+            return
+        median, before, self._step = statistics.median_low(own), self._step, step
+        slow = {rank for rank, seconds in enumerate(own) if seconds > SLOW * median}
+        self._named &= slow
+        known = {rank: self._slow.get(rank, (0, before)) for rank in slow}
+        self._slow = {rank: (lines + 1, since) for rank, (lines, since) in known.items()}
+        for rank, (lines, since) in self._slow.items():
+            if lines >= LINES and step - since >= STEPS and rank not in self._named:
+                self._named.add(rank)
+                self._name(rank, since, own[rank], median)
+
+    def _name(self, rank: int, since: int, own_s: float, median_s: float) -> None:
+        if self._tell is None:
+            return
+        event = {"event": "straggler", "step": self._step, "since": since, "rank": rank}
+        event |= {"host": self._hosts[rank], "own_ms": own_s * 1e3, "median_ms": median_s * 1e3}
+        self._tell(event)
