@@ -30,7 +30,8 @@ _RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",  # the log of a job is read by programs, too
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Its exporter lives on after ray.shutdown, and after several clusters in one process it aborted that (Ray 2.60).
+    # Its exporter lives on after ray.shutdown, and after several clusters in one process it aborted that (Ray 2.60). So
+    # a cluster inside this process exports nothing; one that `ray start` began keeps its metrics, and our gauges.
     "RAY_enable_metrics_collection": "0",
 }
 _KIND_OF_GPU = "accelerator_type:"

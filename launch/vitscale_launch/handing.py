@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vitscale.errors import ResourceError
-from vitscale_launch.job import Job, check_machine
-from vitscale_launch.kuberay import manifests
+from vitscale_launch.job import FINISHED, Job, check_machine
+from vitscale_launch.kuberay import manifests, settings
 from vitscale_launch.package import Package
 from vitscale_launch.slurm import batch_script, handed_folder
 
@@ -24,6 +24,23 @@ def apply_manifests(job: Job) -> dict[str, Any]:
     _hand(["kubectl", "create", "-f", "-"], manifests(job), "run.name")
     name = job.recipe.config.run.name
     return _submitted(job, f"rayjob/{name}", f"made rayjob/{name}; see `kubectl get rayjob {name}`")
+
+
+def standing_of_rayjob(job: Job) -> str | None:
+    """What KubeRay says of the RayJob of that name; None where there is none, or one that ended otherwise.
+
+    Raises:
+        ResourceError: there is no kubectl, or it refuses.
+    """
+    name = job.recipe.config.run.name
+    wanted = ["kubectl", "get", "rayjob", name, "--namespace", settings(job.profile).namespace]
+    said = _hand([*wanted, "--ignore-not-found", "--output", "json"], "", "run.name")
+    if not said.strip():
+        return None
+    status = json.loads(said).get("status", {}).get("jobStatus", "")
+    return {"": "pending", "PENDING": "pending", "RUNNING": "running", "SUCCEEDED": FINISHED}.get(
+        status
+    )
 
 
 def queue_script(job: Job, package: Package) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from vitscale.errors import ConfigError, ResourceError
 from vitscale.units import human_bytes
 
 Resume = Literal["auto", "must", "never"]
+FINISHED = "finished"
 _FREE_BYTES = 1 << 30  # room for the journal, the MLflow store and Ray's own files
 
 

@@ -22,7 +22,7 @@ from vitscale.errors import (
     nearest,
 )
 from vitscale_launch.events import Story, is_event
-from vitscale_launch.job import Job, ordered_job
+from vitscale_launch.job import FINISHED, Job, ordered_job
 from vitscale_launch.jobs_api import ORDER, OVER, JobsApi
 from vitscale_launch.package import Package
 
@@ -30,10 +30,11 @@ _LOOK_S = 0.5
 _CHECK_S = 300.0
 _END_S = 60.0
 _LINES = 15
+_GROUP = "vitscale.group"
 _STATES = {
     "PENDING": "pending",
     "RUNNING": "running",
-    "SUCCEEDED": "finished",
+    "SUCCEEDED": FINISHED,
     "STOPPED": "stopped",
     "FAILED": "failed",
 }
@@ -41,8 +42,10 @@ _STATES = {
 
 def metadata_of(job: Job, package: Package) -> dict[str, str]:
     """What Ray keeps with the job, the whole order among it, so that it can be submitted again."""
-    return {
-        "vitscale.run": job.recipe.config.run.name,
+    config = job.recipe.config
+    group = {} if config.tracking.group is None else {_GROUP: config.tracking.group}
+    return group | {
+        "vitscale.run": config.run.name,
         "vitscale.folder": str(job.folder),
         "vitscale.package": json.dumps(package.record),
         "vitscale.order": json.dumps(job.order),
@@ -113,9 +116,42 @@ class Jobs:
             "commit": package.commit,
         }
 
-    def list(self) -> list[dict[str, Any]]:
-        """One row a job, oldest first."""
-        return [_row(details) for details in self._api.jobs()]
+    def standing(self, job: Job) -> str | None:
+        """What is to be said of the newest job of this run: its state where it is at work, `finished` where it is.
+
+        One that finished with another config is not: the run goes on then.
+        """
+        name, folder = job.recipe.config.run.name, str(job.folder)
+        for details in reversed(self._api.jobs()):
+            known = details.metadata
+            if (known["vitscale.run"], known["vitscale.folder"]) != (name, folder):
+                continue
+            state = _STATES[details.status]
+            same = json.loads(known["vitscale.order"])["recipe"]["config"]
+            if details.status not in OVER or (
+                state == FINISHED and same == job.order["recipe"]["config"]
+            ):
+                return state
+            return None
+        return None
+
+    def list(self, group: str | None = None) -> list[dict[str, Any]]:
+        """One row a job, oldest first; all, or those of one group.
+
+        Raises:
+            ConfigError: there is no such group.
+        """
+        rows = [_row(details) for details in self._api.jobs()]
+        known = {row["group"] for row in rows if row["group"] is not None}
+        if group is not None and group not in known:
+            hint = nearest(group, known) if known else "no job has one."
+            raise ConfigError(
+                "the cluster knows no such group",
+                where="--group",
+                given=group,
+                do=f"{hint[0].upper()}{hint[1:]}",
+            )
+        return [row for row in rows if group is None or row["group"] == group]
 
     def status(self, name: str) -> dict[str, Any]:
         """The row of a job, and what it has told of itself."""
@@ -127,7 +163,7 @@ class Jobs:
             "restarts": story.restarts,
             "workers": story.workers,
             "committed_step": story.committed,
-            "message": story.ended.get("message"),
+            "message": story.ended.get("message") or _waiting(details, story),
             "dashboard": f"{self._api.url}/#/jobs/{details.submission_id}",
             "mlflow": story.mlflow,
             "package": json.loads(details.metadata["vitscale.package"]),
@@ -281,11 +317,18 @@ def _row(details: Any, story: Story | None = None) -> dict[str, Any]:
     return {
         "job": details.submission_id,
         "run": details.metadata["vitscale.run"],
+        "group": details.metadata.get(_GROUP),
         "state": state,
         "exit_code": code,
         "started": (details.start_time or 0) / 1e3,
         "ended": details.end_time and details.end_time / 1e3,
     }
+
+
+def _waiting(details: Any, story: Story) -> str | None:
+    """Said of a job that has passed its checks and has no rank yet."""
+    waits = details.status not in OVER and story.checked and not story.attempts
+    return "waits for room on the cluster" if waits else None
 
 
 def _error_of(refused: Mapping[str, Any]) -> VitscaleError:

@@ -42,7 +42,7 @@ def manifests(job: Job) -> str:
             where=name,
             do="Shorten its lists of files.",
         )
-    kuberay = _settings(job.profile)
+    kuberay = settings(job.profile)
     meta = {"name": name, "namespace": kuberay.namespace}
     order_map = {
         "apiVersion": "v1",
@@ -53,7 +53,8 @@ def manifests(job: Job) -> str:
     return to_yaml(order_map) + "---\n" + to_yaml(_ray_job(job, kuberay, meta))
 
 
-def _settings(profile: ClusterProfile) -> Kuberay:
+def settings(profile: ClusterProfile) -> Kuberay:
+    """The profile's table for Kubernetes."""
     assert profile.kuberay is not None  # the profile was checked
     return profile.kuberay
 

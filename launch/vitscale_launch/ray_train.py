@@ -18,6 +18,7 @@ from vitscale.attempts import attempts_of, note_end, restarts_of
 from vitscale.errors import STOPPED_EXIT_CODE
 from vitscale.outcome import last_word, reply
 from vitscale_launch.elastic import scaling_policy
+from vitscale_launch.gauges import gauges_of
 from vitscale_launch.job import Job
 from vitscale_launch.preemption import go_on_without, job_id, notice_of_leaving
 from vitscale_launch.stopping import StopSignals
@@ -105,13 +106,16 @@ def _trainer(job: Job, worker: str, note_controller: Callable[[Any], None]) -> A
     from ray.train.v2.api.config import LoggingConfig
 
     profile = job.profile
+    # Ray's metrics are off on a cluster inside this process, see cluster.py.
+    gauges = None if profile.is_local else job.recipe.config.run.name
+    config = {"request": job.request, "worker": worker, "worlds": job.worlds, "gauges": gauges}
     storage = job.folder / "ray"
     shutil.rmtree(storage, ignore_errors=True)
     storage.mkdir(parents=True)
     resources = {"CPU": profile.cpus_per_worker, "GPU": float(profile.gpus_per_worker)}
     return _trainer_class(job, note_controller)(
         work,
-        train_loop_config={"request": job.request, "worker": worker, "worlds": job.worlds},
+        train_loop_config=config,
         torch_config=TorchConfig(
             backend="cpu:gloo,cuda:nccl" if profile.gpus_per_worker else "gloo",
             timeout_s=job.recipe.config.engine.timeout_s,
@@ -183,7 +187,8 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     logging.getLogger("vitscale").propagate = False
     module, _, name = config["worker"].partition(":")
     request = config["request"] | {"job": job_id()}
-    answer = getattr(importlib.import_module(module), name)(request, notice_of_leaving())
+    run = getattr(importlib.import_module(module), name)
+    answer = run(request, notice_of_leaving(), config["gauges"] and gauges_of(config["gauges"]))
     go_on_without(answer, config["worlds"])
     return answer
 

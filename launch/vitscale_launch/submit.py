@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
+from vitscale.attempts import attempts_of, committed_step
 from vitscale.config.cluster import ClusterProfile
 from vitscale.config.load import Recipe
 from vitscale.config.redaction import redact_table
-from vitscale_launch.handing import apply_manifests, queue_script
-from vitscale_launch.job import Job, Resume, check_machine, make_job
+from vitscale_launch.handing import apply_manifests, queue_script, standing_of_rayjob
+from vitscale_launch.job import FINISHED, Job, Resume, check_machine, make_job
 from vitscale_launch.jobs_api import ENTRYPOINT, ORDER, stop_patience
 from vitscale_launch.kuberay import manifests
 from vitscale_launch.package import package_here
@@ -42,18 +44,50 @@ def submit(
         LeaseError: the run is at work already.
     """
     job = make_job(recipe, profile, resume)
+    return way_to(profile, allow_dirty=allow_dirty).start(job)
+
+
+class Way(NamedTuple):
+    """How jobs of one profile are started, and how those that were started before are asked after."""
+
+    start: Callable[[Job], dict[str, Any]]
+    """The worker's reply, or where the job can be seen."""
+
+    standing: Callable[[Job], str | None]
+    """`finished`, or what a job at work is called where it runs; None where the run is to be started."""
+
+
+def way_to(profile: ClusterProfile, *, allow_dirty: bool) -> Way:
+    """Look at the package and reach the cluster, once for any number of jobs.
+
+    Raises:
+        ConfigError: the code may not be shipped.
+        ResourceError: no Ray, or no cluster at the address.
+    """
     if profile.kind == "kuberay":
-        return apply_manifests(job)
+        return Way(apply_manifests, standing_of_rayjob)
     if not profile.ships:
-        return run_job(job)
+        return Way(run_job, standing_of_folder)
     package = package_here()
     package.insist(allow_dirty=allow_dirty, limit_mb=profile.package_mb)
     if profile.kind == "slurm":
-        return queue_script(job, package)
+        return Way(partial(queue_script, package=package), standing_of_folder)
     _insist_on_ray()
     from vitscale_launch.jobs import Jobs
 
-    return Jobs(profile).submit(job, package)
+    jobs = Jobs(profile)
+    return Way(partial(jobs.submit, package=package), jobs.standing)
+
+
+def standing_of_folder(job: Job) -> str | None:
+    """What the run folder says, where this machine sees it."""
+    from vitscale.checkpoint.lease import is_running
+
+    if is_running(job.folder):
+        return "running"
+    attempts = attempts_of(job.folder)
+    over = bool(attempts) and attempts[-1].end.get("status") == FINISHED
+    return FINISHED if over and committed_step(job.folder) >= job.plan.total_steps else None
 
 
 def run_job(
@@ -100,10 +134,10 @@ def dry_run(recipe: Recipe, profile: ClusterProfile, *, resume: Resume = "auto")
             "plan": plan | {"worlds": list(job.worlds)},
             "config": job.recipe.config.model_dump(mode="json"),
         }
-    ) | _handed_over(job)
+    ) | handed_over(job)
 
 
-def _handed_over(job: Job) -> dict[str, str]:
+def handed_over(job: Job) -> dict[str, str]:
     """What another program is given: a manifest, a script or a request; values of the environment are not shown."""
     if job.profile.is_remote:
         names = [*job.profile.pass_environment, *stop_patience(job.profile)]

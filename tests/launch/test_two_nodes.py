@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -13,10 +12,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.house.tree import files
+from tests.launch.two_nodes import end_all
 from tests.ranks import ROOT, free_port
 from vitscale.attempts import attempts_of
 
@@ -135,14 +134,6 @@ def terminal(tmp_path_factory):
         shutil.rmtree(ray_folder, ignore_errors=True)
 
 
-def end_all(ray_folder: str) -> None:
-    """End the processes of the cluster whose files lie in the folder."""
-    for process in psutil.process_iter(["pid"]):
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get("RAY_TMPDIR") == ray_folder:
-                process.kill()
-
-
 @pytest.mark.faults
 def test_a_job_survives_a_lost_node_and_a_stop_by_the_documented_commands(terminal):
     assert "tiny-1 runs; it begins at step 0" in terminal.succeed(SUBMIT)
@@ -221,3 +212,34 @@ def test_code_that_differs_from_its_commit_is_refused(terminal):
     assert code == 2
     assert "the code differs from its commit" in output
     assert "vitscale/new.py" in output
+
+
+def test_the_jobs_of_a_sweep_wait_for_room_and_run_one_after_another(terminal):
+    terminal.succeed("test -d data/digits || vitscale shards pack --from digits --to data/digits")
+    sweep = "vitscale submit configs/debug/tiny.toml --on ray run.name=grid cluster.workers_min=2 "
+    sweep += 'train.duration="2000 epochs" --sweep seed=0,1,2 --json 2> /dev/null'
+    for state in ("submitted", "running"):  # the second time all are at work
+        rows = json.loads(terminal.succeed(sweep))
+        assert [row["state"] for row in rows] == [state] * 3
+    left = [row["run"] for row in rows]
+    while left:
+        now = the_one_at_work(terminal, left)
+        terminal.succeed(f"vitscale jobs stop {now}")
+        left.remove(now)
+    listed = json.loads(terminal.succeed("vitscale jobs list --group grid --json"))
+    assert {(row["run"], row["state"]) for row in listed} == {(r["run"], "stopped") for r in rows}
+
+
+def the_one_at_work(terminal, runs):
+    """The run that has ranks, as soon as there is one; all others must be waiting."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        told = {run: terminal.status(run) for run in runs}
+        found = [run for run in runs if told[run]["workers"]]
+        if found:
+            waiting = {told[run]["message"] for run in runs if run not in found}
+            assert waiting <= {"waits for room on the cluster"}
+            (now,) = found
+            return now
+        time.sleep(1)
+    pytest.fail(f"no job of the sweep has begun: {told}")

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 
-def run(request, leaving=None):
+def run(request, leaving=None, export=None):
     """Behave as TINY_WORKER says: finish, fail, hear of nothing, or wait for STOP or for one's machine to leave."""
     run_table = json.loads(request["recipe"])["config"]["run"]
     folder = Path(run_table["home"]) / run_table["name"]

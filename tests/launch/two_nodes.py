@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from vitscale_launch.cluster import _RAY_ENVIRONMENT
@@ -69,3 +69,13 @@ def nodes_of_one_cpu(count: int, monkeypatch: Any) -> Generator[Nodes]:
     finally:
         ray.shutdown()  # a test that failed may be connected still
         cluster.shutdown()
+
+
+def end_all(ray_folder: str) -> None:
+    """End the processes of the cluster that was started with this RAY_TMPDIR."""
+    import psutil
+
+    for process in psutil.process_iter(["pid"]):
+        with suppress(psutil.Error):
+            if process.environ().get("RAY_TMPDIR") == ray_folder:
+                process.kill()

@@ -15,8 +15,9 @@ from vitscale.config.train import GuardConfig
 from vitscale.errors import NotFiniteError
 from vitscale.train.guard import Guard
 from vitscale.train.loop import Run, train
-from vitscale.train.meters import Window
+from vitscale.train.meters import Sensors, Window
 from vitscale.train.progress import Progress
+from vitscale.train.ranks import SideBySide
 
 
 class Story:
@@ -92,7 +93,14 @@ class Story:
 def tell(story, **guard):
     plan = Plan(1, 4, 2, 2, 12, 6, 0, 2, 3, None, 4)
     story.guard = Guard(GuardConfig(**guard), plan.batch)
-    meters = Window(plan, gather=lambda v: [v], flops_per_image=1.0, loader=story, copied_s=float)
+    meters = Window(
+        plan,
+        gather=lambda v: [v],
+        flops_per_image=1.0,
+        loader=story,
+        sensors=Sensors(float, float, float),
+        side_by_side=SideBySide(["here"], lambda name, text: None, None),
+    )
     run = Run(
         plan, story, story, story, float, story.guard, meters, story, story, story, story.beat
     )

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from vitscale.config.plan import Plan
-from vitscale.train.meters import Window
+from vitscale.train.meters import Sensors, Window
 from vitscale.train.progress import Progress
+from vitscale.train.ranks import SideBySide
 
 PLAN = Plan(2, 8, 2, 2, 40, 10, 0, 1, 1, None, None)
 
@@ -25,13 +26,15 @@ class Feed:
         return SimpleNamespace(read_s=self.looks, decode_s=10 * self.looks, lost=2)
 
 
-def window(others=()):
+def window(others=(), export=None):
     return Window(
         PLAN,
         gather=lambda own: [own, *({**own, **other} for other in others)],
         flops_per_image=1e9,
         loader=Feed(),
-        copied_s=lambda: 0.5,
+        sensors=Sensors(lambda: 0.5, lambda: 0.25, lambda: 3 * 2**30),
+        side_by_side=SideBySide(["a", "b"], lambda name, text: None, None),
+        export=export,
     )
 
 
@@ -81,3 +84,34 @@ def test_after_a_restart_the_steps_before_are_forgotten():
     meters.restart()
     meters.add(1.0, 1.0, 0.1)
     assert meters.read(Progress(10, 2, 16))["train/loss"] == 1.0
+
+
+def test_ranks_are_logged_side_by_side_by_what_each_measured():
+    meters = window(others=[{"own_s": 0.5, "memory_bytes": 2**30}])
+    for _ in range(2):
+        meters.add(1.0, 0.5, 0.1)
+    values = meters.read(Progress(10, 2, 16))
+    assert values["ranks/slowest"] == 1
+    # Half of a quarter of a second of forward passes: one step of rank 0, which waited for no data.
+    assert values["ranks/own_ms_min"] == pytest.approx(125)
+    assert values["ranks/own_ms_max"] == pytest.approx(500)
+    assert values["ranks/memory_gib_mean"] == pytest.approx(2)
+    assert values["ranks/images_per_s_mean"] * 2 == pytest.approx(values["speed/images_per_s"])
+
+
+def test_a_single_rank_is_not_compared_with_itself():
+    meters = window()
+    meters.add(1.0, 0.5, 0.1)
+    assert not [key for key in meters.read(Progress(10, 1, 8)) if key.startswith("ranks/")]
+
+
+def test_each_rank_tells_who_watches_its_own_numbers_and_no_loss_where_there_is_none():
+    told = []
+    meters = window(others=[{"memory_bytes": 1.0}], export=told.append)
+    meters.add(1.5, 0.5, 0.1)
+    meters.read(Progress(10, 1, 8))
+    meters.add(None, None, 0.1)
+    meters.read(Progress(10, 2, 16))
+    assert [(each["step"], each.get("loss")) for each in told] == [(1, 1.5), (2, None)]
+    assert told[0]["memory_bytes"] == 3 * 2**30
+    assert told[0]["data_wait_ratio"] == 0

@@ -18,12 +18,13 @@ def add_recipe(parser: argparse.ArgumentParser, *, optional: bool = False) -> No
         "overrides",
         metavar="section.key=value",
         nargs="*",
-        type=_override,
+        type=override,
         help="replaces one value of the recipe, such as train.batch=512",
     )
 
 
-def _override(text: str) -> str:
+def override(text: str) -> str:
+    """A word of the command line that must be `section.key=value`, as it is."""
     if "=" not in text or text.startswith("="):
         raise argparse.ArgumentTypeError(f"'{text}' is not of the form section.key=value")
     return text

@@ -33,6 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             action.add_argument(
                 "job", metavar="JOB", help="a job, or a run: its newest job is meant then"
             )
+        if name == "list":
+            action.add_argument(
+                "--group", metavar="NAME", help="only the jobs of this group, such as a sweep"
+            )
         if name == "logs":
             action.add_argument(
                 "-f",
@@ -64,12 +68,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _list(jobs: Jobs, arguments: argparse.Namespace) -> int:
-    rows = jobs.list()
+    rows = jobs.list(arguments.group)
     if arguments.json:
         print_json(rows)
         return 0
     head = ("JOB", "STATE", "EXIT", "STARTED")
-    _columns([head, *((r["job"], *_state(r)) for r in rows)])
+    columns([head, *((r["job"], *_state(r)) for r in rows)])
     return 0
 
 
@@ -139,7 +143,7 @@ def _resources(jobs: Jobs, arguments: argparse.Namespace) -> int:
         )
         for node in nodes
     ]
-    _columns([head, *rows])
+    columns([head, *rows])
     return 0
 
 
@@ -162,7 +166,7 @@ def show_table(table: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(table)
         return
-    _columns([(key, _text(value)) for key, value in table.items() if value is not None])
+    columns([(key, _text(value)) for key, value in table.items() if value is not None])
 
 
 def _text(value: Any) -> str:
@@ -171,7 +175,8 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _columns(rows: list[tuple[str, ...]]) -> None:
+def columns(rows: list[tuple[str, ...]]) -> None:
+    """Print rows of words under each other."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip())

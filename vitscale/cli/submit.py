@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vitscale.cli.arguments import add_json, add_recipe, add_resume, print_json
+from vitscale.cli.arguments import add_json, add_recipe, add_resume, override, print_json
 from vitscale.cli.jobs import follow, show_table
+from vitscale.cli.submit_sweep import run_sweep
 from vitscale.cli.train import print_reply
 from vitscale.config.cluster import ClusterProfile, load_profile, split_overrides
 from vitscale.config.load import load_recipe
@@ -15,8 +16,16 @@ from vitscale.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, overrides, --on, --resume, --dry-run, --allow-dirty, --follow."""
+    """RECIPE, overrides, --sweep, --on, --resume, --dry-run, --allow-dirty, --follow."""
     add_recipe(parser)
+    parser.add_argument(
+        "--sweep",
+        metavar="KEY=VALUE,VALUE",
+        nargs="+",
+        type=override,
+        help="one job for each combination of these values, such as optim.lr=1e-3,3e-3 seed=0,1; "
+        "a list stands in brackets, text with a comma in quotes",
+    )
     parser.add_argument(
         "--on",
         metavar="PROFILE",
@@ -48,6 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     for_recipe, for_profile = split_overrides(arguments.overrides)
     profile = load_profile(arguments.on, for_profile)
     _insist_on_effect(arguments, profile)
+    if arguments.sweep:
+        return run_sweep(arguments, profile, for_recipe)
     recipe = load_recipe(arguments.recipe, for_recipe)
     if arguments.dry_run:
         _print_dry(dry_run(recipe, profile, resume=arguments.resume), arguments.json)
@@ -61,6 +72,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _insist_on_effect(arguments: argparse.Namespace, profile: ClusterProfile) -> None:
+    if arguments.follow and arguments.sweep:
+        raise ConfigError(
+            "--follow has no effect with --sweep",
+            where="submit",
+            do="Follow one of its jobs: vitscale jobs logs RUN -f.",
+        )
     if arguments.follow and not profile.is_remote:
         raise ConfigError(
             "--follow has no effect with this profile",

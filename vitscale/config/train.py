@@ -144,6 +144,9 @@ class TrackingConfig(Section):
     experiment: str = "vitscale"
     """MLflow experiment the run belongs to."""
 
+    group: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    """Runs of one group, such as a sweep, are children of one run in MLflow; `jobs list --group` lists its jobs."""
+
     @field_validator("mlflow")
     @classmethod
     def _known(cls, value: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
 
@@ -36,6 +37,40 @@ def _scaled(
     return values.div_(table[0]).sub_(table[1]).to(dtype)
 
 
+class Stopwatch:
+    """Sums the time between `begin` and `end`; on a GPU by its own clock, for which nobody waits before the sum."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._seconds = 0.0
+
+    def begin(self) -> None:
+        self._begun = self._now()
+
+    def end(self) -> None:
+        if self._on_gpu:
+            self._events.append((self._begun, self._now()))
+        else:
+            self._seconds += self._now() - self._begun
+
+    def take_seconds(self) -> float:
+        """The sum since the last call; waits for the device."""
+        seconds, self._seconds = self._seconds, 0.0
+        for begin, end in self._events:
+            end.synchronize()
+            seconds += begin.elapsed_time(end) / 1e3
+        self._events.clear()
+        return seconds
+
+    def _now(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
 class Normaliser:
     """`normalise` for one device and dtype that knows how long its copies took."""
 
@@ -48,31 +83,15 @@ class Normaliser:
     ) -> None:
         self._device, self._dtype = device, dtype
         self._mean, self._std = mean, std
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self._seconds = 0.0
+        self._copying = Stopwatch(device)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """As `normalise`."""
-        return _scaled(self._copied(images), self._dtype, self._mean, self._std)
-
-    def _copied(self, images: torch.Tensor) -> torch.Tensor:
-        if self._device.type != "cuda":
-            before = time.perf_counter()
-            moved = images.to(self._device)
-            self._seconds += time.perf_counter() - before
-            return moved
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
+        self._copying.begin()
         moved = images.to(self._device, non_blocking=True)
-        end.record()
-        self._events.append((begin, end))
-        return moved
+        self._copying.end()
+        return _scaled(moved, self._dtype, self._mean, self._std)
 
     def take_seconds(self) -> float:
         """What the copies since the last call took; waits for the device."""
-        seconds, self._seconds = self._seconds, 0.0
-        for begin, end in self._events:
-            end.synchronize()
-            seconds += begin.elapsed_time(end) / 1e3
-        self._events.clear()
-        return seconds
+        return self._copying.take_seconds()

@@ -31,6 +31,8 @@ class Tracker(Protocol):
 
     def artifact(self, path: str | Path, folder: str = "") -> None: ...
 
+    def tag(self, name: str, text: str) -> None: ...
+
     def rewound(self, text: str) -> None: ...
 
     def close(self, status: Status) -> None: ...
@@ -43,6 +45,9 @@ class SilentTracker:
         pass
 
     def artifact(self, path: str | Path, folder: str = "") -> None:
+        pass
+
+    def tag(self, name: str, text: str) -> None:
         pass
 
     def rewound(self, text: str) -> None:
@@ -83,6 +88,11 @@ class JournalTracker:
         if self._outbox:
             self._outbox.add("artifact", path=str(Path(path).absolute()), folder=folder)
 
+    def tag(self, name: str, text: str) -> None:
+        """Set a tag of the run in MLflow; the last text of a name counts."""
+        if self._outbox:
+            self._outbox.add("tags", tags={name: text})
+
     def rewound(self, text: str) -> None:
         """The steps that follow were logged before.
 
@@ -90,9 +100,7 @@ class JournalTracker:
         and a tag says so.
         """
         self._journal.rewinds += 1
-        if self._outbox:
-            name = f"vitscale.rewind.{self._attempt}.{self._journal.rewinds}"
-            self._outbox.add("tags", tags={name: text})
+        self.tag(f"vitscale.rewind.{self._attempt}.{self._journal.rewinds}", text)
 
     def close(self, status: Status) -> None:
         """Say how the run ended and give MLflow a bounded time to take the rest; later calls do nothing."""
@@ -141,8 +149,11 @@ def make_tracker(
     from vitscale.tracking.mlflow_shipper import MlflowShipper
 
     outbox = Outbox(folder)
-    outbox.add("start", params=dict(_flat(params)), tags=_tags(folder, place, attempt))
-    shipper = MlflowShipper(folder, target, _state(folder, name, config.experiment, target))
+    tags = _tags(folder, place, attempt)
+    if config.group is not None:
+        tags["vitscale.group"] = config.group
+    outbox.add("start", params=dict(_flat(params)), tags=tags)
+    shipper = MlflowShipper(folder, target, _state(folder, name, config, target))
     return JournalTracker(folder, attempt=attempt, console=console, outbox=outbox, shipper=shipper)
 
 
@@ -156,8 +167,9 @@ def _usable(target: Target | None) -> Target | None:
     return target
 
 
-def _state(folder: Path, name: str, experiment: str, target: Target) -> ShipState:
+def _state(folder: Path, name: str, config: TrackingConfig, target: Target) -> ShipState:
     """The saved state; its offsets count only if the same MLflow is meant."""
+    experiment = config.experiment
     fresh = ShipState(uuid.uuid4().hex, name, experiment, target.uri, target.artifact_root)
     saved = ShipState.load(folder)
     if saved is None:
@@ -167,6 +179,8 @@ def _state(folder: Path, name: str, experiment: str, target: Target) -> ShipStat
     else:
         fresh.key = saved.key
         state = fresh
+    if state.group != config.group:
+        state.group, state.parent_id = config.group, None
     state.save(folder)
     return state
 

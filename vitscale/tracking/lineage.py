@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vitscale.config.redaction import redact_text
 from vitscale.errors import VitscaleError
-from vitscale.tracking.outbox import Outbox, ShipState
+from vitscale.tracking.outbox import PARENT_TAG, Outbox, ShipState
 from vitscale.tracking.sync import sync
 from vitscale.tracking.target import Target
 
@@ -31,7 +31,7 @@ def link(parent: Path, child: Path, step: int, target: Target | None) -> None:
     child.mkdir(parents=True, exist_ok=True)
     tags = {"vitscale.parent": str(parent), "vitscale.parent_step": str(step)}
     if state is not None and state.run_id and state.tracking_uri == redact_text(target.uri):
-        tags["mlflow.parentRunId"] = state.run_id
+        tags[PARENT_TAG] = state.run_id
     Outbox(child).add("tags", tags=tags)
     if state is not None:
         Outbox(parent).add("tags", tags={f"vitscale.branch.{child.name}": str(child)})

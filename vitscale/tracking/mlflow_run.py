@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitscale.tracking.journal import Point
-from vitscale.tracking.outbox import ShipState
+from vitscale.tracking.outbox import PARENT_TAG, ShipState
 from vitscale.tracking.target import Target
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ class MlflowRun:
         self._client: MlflowClient = MlflowClient(tracking_uri=target.uri)
         self._target = target
         self._last_steps: dict[str, int] = {}
-        state.experiment_id = self._experiment(state.experiment)
-        self.id = state.run_id = self._find(state) or self._create(state)
+        self._experiment_id = state.experiment_id = self._experiment(state.experiment)
+        self.id = state.run_id = self._find(state.key) or self._create_own(state)
 
     def send_points(self, points: Sequence[tuple[str, Point]]) -> None:
         """Log the points whose step is beyond what the server has of their key, in order."""
@@ -91,6 +91,19 @@ class MlflowRun:
         else:
             self._client.set_terminated(self.id, status)
 
+    def put_below(self, group: str) -> str:
+        """Make this run a child of the group's run, which is created where it is missing; the id of that.
+
+        Two processes that create it at once would make two: callers take turns.
+        """
+        key = f"group:{group}"
+        parent = self._find(key)
+        if parent is None:
+            parent = self._create(key, group, {"vitscale.group": group})
+            self._client.set_terminated(parent, "FINISHED")  # it holds nothing but its children
+        self._client.set_tag(self.id, PARENT_TAG, parent)
+        return parent
+
     def _last_step(self, key: str) -> int:
         if key not in self._last_steps:
             history = self._client.get_metric_history(self.id, key)
@@ -113,21 +126,25 @@ class MlflowRun:
             self._client.restore_experiment(found.experiment_id)
         return found.experiment_id
 
-    def _find(self, state: ShipState) -> str | None:
+    def _find(self, key: str) -> str | None:
         from mlflow.entities import ViewType
 
-        wanted = f"tags.`{_KEY_TAG}` = '{state.key}'"
+        wanted = f"tags.`{_KEY_TAG}` = '{key}'"
         found: Any = self._client.search_runs(
-            [state.experiment_id or ""], wanted, run_view_type=ViewType.ACTIVE_ONLY, max_results=1
+            [self._experiment_id], wanted, run_view_type=ViewType.ACTIVE_ONLY, max_results=1
         )
         return found[0].info.run_id if found else None
 
-    def _create(self, state: ShipState) -> str:
+    def _create_own(self, state: ShipState) -> str:
         """A new run; whatever an earlier run of this key was sent (its store may be gone) is sent anew."""
         state.offset = state.outbox_offset = 0
+        state.parent_id = None
+        return self._create(state.key, state.name, {})
+
+    def _create(self, key: str, name: str, tags: Mapping[str, str]) -> str:
         run = self._client.create_run(
-            state.experiment_id or "",
-            run_name=state.name,
-            tags={_KEY_TAG: state.key, "mlflow.source.name": "vitscale"},
+            self._experiment_id,
+            run_name=name,
+            tags={_KEY_TAG: key, "mlflow.source.name": "vitscale", **tags},
         )
         return run.info.run_id

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from vitscale.config.redaction import redact_text
@@ -22,6 +24,7 @@ _CLOSE_S = 20.0
 _CLOSE_LOCAL_S = 60.0
 _CLOSE_SILENT_S = 5.0
 _BATCH_POINTS = 1000
+_TURN = ".mlflow-group.lock"
 _log = logging.getLogger(__name__)
 
 
@@ -39,12 +42,24 @@ class Shipment:
             if self._run is None:
                 self._run = MlflowRun(self._target, self._state)
                 self._state.save(self._folder)
+            self._join_group(self._run)
             self._send_journal(self._run)
             self._send_outbox(self._run)
         except Exception:
             if self._run is not None:
                 self._run.forget()
             raise
+
+    def _join_group(self, run: MlflowRun) -> None:
+        """Put the run below that of its group, once; of the runs of one home one at a time."""
+        state = self._state
+        if state.group is None or state.parent_id is not None:
+            return
+        with (self._folder.parent / _TURN).open("a") as turn:
+            with suppress(OSError):  # storage without locks: at worst the group has two runs
+                fcntl.flock(turn, fcntl.LOCK_EX)
+            state.parent_id = run.put_below(state.group)
+        state.save(self._folder)
 
     def _send_journal(self, run: MlflowRun) -> None:
         batch: list[tuple[str, Point]] = []

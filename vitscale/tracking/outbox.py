@@ -19,13 +19,16 @@ from vitscale.tracking.journal import complete_lines
 
 OUTBOX_NAME = "mlflow_outbox.jsonl"
 STATE_NAME = "mlflow.json"
+PARENT_TAG = "mlflow.parentRunId"
+"""The tag by which MLflow shows a run below another."""
 
 
 @dataclass
 class ShipState:
     """The run in MLflow, and the byte offsets up to which journal and outbox have arrived there.
 
-    `key` is a tag on the run in MLflow: it finds a run whose creation was answered too late.
+    `key` is a tag on the run in MLflow: it finds a run whose creation was answered too late. `parent_id` is the run of
+    the group that this one was put below.
     """
 
     key: str
@@ -35,6 +38,8 @@ class ShipState:
     artifact_root: str | None = None
     experiment_id: str | None = None
     run_id: str | None = None
+    group: str | None = None
+    parent_id: str | None = None
     offset: int = 0
     outbox_offset: int = 0
 

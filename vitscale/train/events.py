@@ -1,4 +1,4 @@
-"""Where the guard's events are written: the run's ledger, the log and the tracker; never imports torch."""
+"""Where the events of guard and ranks are written: the run's ledger, the log and the tracker; never imports torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 class Events:
-    """Takes the events of the guard on rank 0, at once, and says them in every place where they are looked for.
+    """Takes events on rank 0, at once, and says them in every place where they are looked for.
 
     Args:
         write: adds a record to the ledger.
@@ -49,5 +49,11 @@ def sentence_of(event: dict[str, Any]) -> str:
         return (
             f"rewind {event['number']}: from step {event['at_step']} back to the commit of step "
             f"{event['step']}, passing over samples {event['from']} to {event['to'] - 1}"
+        )
+    if event["event"] == "straggler":
+        return (
+            f"rank {event['rank']} on {event['host']} is a straggler since step {event['since']}: at step "
+            f"{event['step']} its own time of a step is {event['own_ms']:.0f} ms, the median of all ranks "
+            f"{event['median_ms']:.0f} ms"
         )
     return f"the run ends at step {event['step']}: {event['why']}"

@@ -24,8 +24,9 @@ from vitscale.attempts import (
 from vitscale.checkpoint.lease import Lease
 from vitscale.config.load import Recipe
 from vitscale.config.redaction import redact_text
+from vitscale.config.run import RunConfig
 from vitscale.durable import write_text_atomically
-from vitscale.errors import HopelessError, VitscaleError
+from vitscale.errors import ConfigError, HopelessError, VitscaleError
 from vitscale.outcome import last_word, leave_word, reply
 from vitscale.place import Place
 from vitscale.train.heartbeat import Heartbeat
@@ -154,3 +155,21 @@ class Life:
         """End the heartbeat."""
         if self._heartbeat:
             self._heartbeat.close()
+
+
+def run_folder(config: RunConfig) -> Path:
+    """Make the run's folder.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        config.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the run folder cannot be made: {error.strerror}",
+            where="run.home",
+            given=config.folder,
+            do="Choose a folder you may write to.",
+        ) from error
+    return config.folder

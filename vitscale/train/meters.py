@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from vitscale.config.plan import Plan
 from vitscale.train.progress import Progress
-from vitscale.train.protocols import Loader, MicroBatch
+from vitscale.train.protocols import Export, Loader, MicroBatch
+from vitscale.train.ranks import SideBySide
+
+
+class Sensors(NamedTuple):
+    """What this rank measures of itself: seconds since they were last asked for, and memory it holds."""
+
+    copied_s: Callable[[], float]
+    forward_s: Callable[[], float]
+    memory_bytes: Callable[[], float]
 
 
 class Window:
-    """Losses, norms and times since the last reading."""
+    """Losses, norms and times since the last reading.
+
+    Args:
+        plan: of the run.
+        gather: the values of every rank, on every rank.
+        flops_per_image: of a training step.
+        loader: of this rank.
+        sensors: of this rank.
+        side_by_side: what the ranks come to beside each other.
+        export: takes the numbers of this rank at each reading, for those who watch the cluster.
+    """
 
     def __init__(
         self,
@@ -21,10 +41,13 @@ class Window:
         gather: Callable[[dict[str, float]], list[dict[str, float]]],
         flops_per_image: float,
         loader: Loader,
-        copied_s: Callable[[], float],
+        sensors: Sensors,
+        side_by_side: SideBySide,
+        export: Export | None = None,
     ) -> None:
-        self.plan, self.gather = plan, gather
-        self.flops_per_image, self.loader, self.copied_s = flops_per_image, loader, copied_s
+        self.plan, self.gather, self.loader = plan, gather, loader
+        self.flops_per_image, self.sensors = flops_per_image, sensors
+        self.side_by_side, self.export = side_by_side, export
         self.restart()
 
     def restart(self) -> None:
@@ -57,21 +80,13 @@ class Window:
 
         Loss and norm are those of the steps that were applied, and absent where all were skipped.
         """
-        seconds = time.perf_counter() - self.since
-        work, before = self.loader.work, self.worked
-        own = {
-            "wait": self.wait_s / seconds,
-            "read_s": work.read_s - before.read_s,
-            "decode_s": work.decode_s - before.decode_s,
-            "copy_s": self.copied_s(),
-            "bad": self.loader.bad_images,
-            "lost": work.lost,
-        }
+        own, seconds = self._own()
         ranks = self.gather(own)
         steps, lr = self.steps, self.lr
         learned = (
             {"train/loss": _mean(self.losses), "train/grad_norm": self.norm} if self.losses else {}
         )
+        self._tell_watchers(own, learned.get("train/loss"), progress.step)
         self.restart()
 
         def column(name: str) -> list[float]:
@@ -91,7 +106,39 @@ class Window:
             "speed/tflops_per_s": images_per_s * self.flops_per_image / 1e12,
             "data/bad_images": math.fsum(column("bad")),
             "data/lost_images": math.fsum(column("lost")),
+            **self.side_by_side.compare(progress.step, ranks),
         }
+
+    def _own(self) -> tuple[dict[str, float], float]:
+        """What this rank measured, and the seconds of the window."""
+        seconds = time.perf_counter() - self.since
+        work, before, steps = self.loader.work, self.worked, self.steps
+        wait_s, share = self.wait_s / steps, self.plan.batch / self.plan.world
+        own = {
+            "wait": self.wait_s / seconds,
+            "read_s": work.read_s - before.read_s,
+            "decode_s": work.decode_s - before.decode_s,
+            "copy_s": self.sensors.copied_s(),
+            "bad": self.loader.bad_images,
+            "lost": work.lost,
+            "step_s": seconds / steps,
+            "wait_s": wait_s,
+            "own_s": wait_s + self.sensors.forward_s() / steps,
+            "images_per_s": steps * share / seconds,
+            "memory_bytes": self.sensors.memory_bytes(),
+        }
+        return own, seconds
+
+    def _tell_watchers(self, own: Mapping[str, float], loss: float | None, step: int) -> None:
+        if self.export is None:
+            return
+        told = {
+            "step": float(step),
+            "images_per_second": own["images_per_s"],
+            "data_wait_ratio": own["wait"],
+            "memory_bytes": own["memory_bytes"],
+        }
+        self.export(told if loss is None else told | {"loss": loss})
 
 
 def _mean(values) -> float:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from vitscale.train.progress import Progress
+
+Export = Callable[[Mapping[str, float]], None]
+"""Takes `step`, `loss`, `images_per_second`, `data_wait_ratio` (0 to 1) and `memory_bytes` of one rank."""
 
 
 class MicroBatch(Protocol):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,10 +45,13 @@ from vitscale.tracking.build import Status, make_tracker
 from vitscale.train.events import Events
 from vitscale.train.guard import Guard
 from vitscale.train.loop import Run
-from vitscale.train.meters import Window
+from vitscale.train.meters import Sensors, Window
 from vitscale.train.profile import Profile
 from vitscale.train.progress import Progress
+from vitscale.train.protocols import Export
+from vitscale.train.ranks import SideBySide
 from vitscale.train.saving import Habits, RunCheckpoints, Start
+from vitscale.train.sensors import forward_watch, memory_bytes
 from vitscale.train.stop import StopRequest
 from vitscale.train.teacher import distillation_by
 
@@ -69,6 +72,7 @@ class Attempt:
     lease: Lease
     leaving: Callable[[], list[int]] | None = None
     profile: Profile | None = None
+    export: Export | None = None
 
     @property
     def config(self) -> RunConfig:
@@ -146,9 +150,11 @@ def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], 
     guard = Guard(config.guard, plan.batch)
     checkpoints = _checkpoints(attempt, found, engine, loader, guard, shapes)
     checkpoints.on_commit = lambda manifest: tracker.artifact(manifest, "manifests")
+    events = None
     if attempt.place.is_first:
-        guard.on_event = Events(checkpoints.ledger.event, loader.samples, tracker.rewound)
+        guard.on_event = events = Events(checkpoints.ledger.event, loader.samples, tracker.rewound)
     stop = StopRequest(config.folder, ranks.gather, attempt.leaving)
+    hosts = ranks.gather(socket.gethostname())
     run = Run(
         plan=plan,
         checkpoints=checkpoints,
@@ -156,7 +162,7 @@ def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], 
         engine=engine,
         schedule=make_schedule(config.optim, plan),
         guard=guard,
-        meters=_meters(attempt, found, loader, engine),
+        meters=_meters(attempt, found, loader, engine, SideBySide(hosts, tracker.tag, events)),
         tracker=tracker,
         evaluate=_evaluator(attempt, engine, found.held_out, shape),
         stop=stop,
@@ -303,13 +309,26 @@ def _checkpoints(
     )
 
 
-def _meters(attempt: Attempt, found: Survey, loader: TrainLoader, engine: StepEngine) -> Window:
+def _meters(
+    attempt: Attempt,
+    found: Survey,
+    loader: TrainLoader,
+    engine: StepEngine,
+    side_by_side: SideBySide,
+) -> Window:
+    forward = forward_watch(engine.model, attempt.device)
     return Window(
         found.plan,
         gather=attempt.ranks.gather,
         flops_per_image=size.train_flops(found.shape),
         loader=loader,
-        copied_s=engine.normalise.take_seconds,
+        sensors=Sensors(
+            engine.normalise.take_seconds,
+            forward.take_seconds,
+            partial(memory_bytes, attempt.device),
+        ),
+        side_by_side=side_by_side,
+        export=attempt.export,
     )
 
 
@@ -379,21 +398,3 @@ def _evaluator(
         return scores
 
     return evaluate
-
-
-def run_folder(config: RunConfig) -> Path:
-    """Make the run's folder.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
-    try:
-        config.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"the run folder cannot be made: {error.strerror}",
-            where="run.home",
-            given=config.folder,
-            do="Choose a folder you may write to.",
-        ) from error
-    return config.folder

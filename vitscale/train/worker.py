@@ -12,15 +12,19 @@ from vitscale.attempts import attempt_folder
 from vitscale.config.load import Recipe
 from vitscale.errors import STOPPED_EXIT_CODE, LeaseError, VitscaleError
 from vitscale.place import Place, place_of
-from vitscale.train.life import Life
+from vitscale.train.life import Life, run_folder
 
 if TYPE_CHECKING:
-    from vitscale.train.protocols import Tracker
+    from vitscale.train.protocols import Export, Tracker
 
 log = logging.getLogger(__name__)
 
 
-def run(request: dict[str, Any], leaving: Callable[[], list[int]] | None = None) -> dict[str, Any]:
+def run(
+    request: dict[str, Any],
+    leaving: Callable[[], list[int]] | None = None,
+    export: Export | None = None,
+) -> dict[str, Any]:
     """Train as the request says; all ranks call this.
 
     Args:
@@ -28,6 +32,7 @@ def run(request: dict[str, Any], leaving: Callable[[], list[int]] | None = None)
             starts ranks again also `submission` (the same text each time), `max_failures` and `job`. With `profile`
             rank 0 traces a few steps (`vitscale.train.profile`).
         leaving: the ranks whose machine is about to be taken away; all ranks call it together.
+        export: takes the numbers of this rank at each log line, for those who watch the cluster.
 
     Returns:
         `status` ("finished", "stopped" or "failed"), `exit_code`, `message`, `step`, `folder`, `restarts`; `leaving`
@@ -39,7 +44,7 @@ def run(request: dict[str, Any], leaving: Callable[[], list[int]] | None = None)
     life = Life(Recipe.from_json(request["recipe"]), place_of(), request)
     _speak(life.place)
     try:
-        return _attempt(life, leaving, profiled=bool(request.get("profile")))
+        return _attempt(life, leaving, export, profiled=bool(request.get("profile")))
     except LeaseError as error:  # the folder is somebody else's: not a word into it
         return life.failed(error)
     except VitscaleError as error:
@@ -57,14 +62,18 @@ def run(request: dict[str, Any], leaving: Callable[[], list[int]] | None = None)
 
 
 def _attempt(
-    life: Life, leaving: Callable[[], list[int]] | None, *, profiled: bool
+    life: Life,
+    leaving: Callable[[], list[int]] | None,
+    export: Export | None,
+    *,
+    profiled: bool,
 ) -> dict[str, Any]:
     from vitscale.engine.choice import settle
     from vitscale.engine.collectives import Ranks
     from vitscale.evaluate.efficiency import device_name
     from vitscale.train.loop import train
     from vitscale.train.profile import Profile
-    from vitscale.train.setup import Attempt, build_run, check_machine, run_folder, survey
+    from vitscale.train.setup import Attempt, build_run, check_machine, survey
 
     recipe, place = life.recipe, life.place
     device = check_machine(recipe.config, place)
@@ -77,7 +86,17 @@ def _attempt(
         recipe = replace(recipe, config=recipe.config.model_copy(update={"engine": engine}))
         profile = Profile(life.folder, device) if profiled and place.is_first else None
         attempt = Attempt(
-            recipe, place, device, ranks, lease.number, life.resume, beat, lease, leaving, profile
+            recipe,
+            place,
+            device,
+            ranks,
+            lease.number,
+            life.resume,
+            beat,
+            lease,
+            leaving,
+            profile,
+            export,
         )
         run, close = build_run(attempt, found)
         status = "FAILED"
