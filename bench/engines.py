@@ -2,7 +2,7 @@
 
     python -m bench.engines [--variant S/16] [--image 224] [--batch 4] [--rounds 15]
 
-float32, one thread a rank, steps in turn. One rank: CPU time. Two ranks, which wait for each other: wall time of rank 0.
+float32, one thread a rank, steps in turn. One rank: CPU time. Two, which wait for each other: wall time of rank 0.
 """
 
 from __future__ import annotations

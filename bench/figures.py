@@ -1,8 +1,9 @@
 """Figures of benches: contestants timed in turn, medians and spreads, one JSON a bench and one table of all.
 
-    python -m bench.figures        # prints bench/results/*.json as a table in Markdown and writes bench/results/table.md
+    python -m bench.figures        # bench/results/*.json as a table in Markdown, printed and in table.md
 
-A figure is {"ours": median, peer: median, ..., "ratio": {peer: peer over ours}, "spread": {name: middle half}, "unit": "ms"}.
+A figure is {"ours": median, peer: median, ..., "ratio": {peer: peer over ours}, "spread": {name: middle half},
+"unit": "ms"}.
 """
 
 from __future__ import annotations

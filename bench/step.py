@@ -2,8 +2,8 @@
 
     PYTHONPATH=. .venv-peers/bin/python -m bench.step [--variant S/16] [--batch 8] [--rounds 9]
 
-"plain torch" is our model with torch's own ops in a loop of four lines. All have the same weights, images and labels, GELU
-by erf, torch's fused AdamW, and clip to norm 1; one thread, steps in turn. Each peer runs in float32, under autocast to
+"plain torch" is our model with torch's own ops in a loop of four lines. All have the same weights, images and labels,
+GELU by erf, torch's fused AdamW, and clip to norm 1; one thread, steps in turn. Each peer runs in float32, under autocast to
 bfloat16 (what their training scripts do) and in pure bfloat16, which keeps no float32 weights and so does less than
 ours. Losses of the first step must agree.
 """
@@ -88,7 +88,7 @@ def randomised(shape: Shape) -> ViT:
     """A new model whose head is not zero, so that losses tell contestants apart."""
     model = build_model(shape)
     generator = torch.Generator().manual_seed(1)
-    head = model.get_submodule("head").weight
+    head = model.head.weight
     head.data = 0.02 * torch.randn(head.shape, generator=generator)
     return model
 
@@ -126,7 +126,7 @@ def peers(model: ViT, shape: Shape) -> dict[str, Callable[[], nn.Module]]:
         export_model(ours, Path(folder.name) / name, name, {})
 
     def of_timm() -> nn.Module:
-        import timm
+        import timm  # pyright: ignore[reportMissingImports] of the peers' environment
         from safetensors.torch import load_file
 
         names = {384: "small", 192: "tiny", 768: "base"}

@@ -67,8 +67,8 @@ ROOMS = {
 }
 # The step-0 files are one room: they may use each other.
 _LOWEST = {name for name, room in ROOMS.items() if room.step == 0}
-# Launching knows only the front door, the one function its workers call, how to count what is read, what fits, lease and
-# marks.
+# Launching knows only the front door, the one function its workers call, how to count what is read, what fits,
+# lease and marks.
 _LAUNCH_MAY = ("vitscale.config", *_LOWEST, "vitscale")
 _LAUNCH_MAY_INSIDE_FUNCTIONS = (
     "vitscale.train.worker",
