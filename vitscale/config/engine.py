@@ -1,4 +1,4 @@
-"""The `[engine]` and `[ops]` tables: what runs the step, in which precision, with which kernels."""
+"""The `[engine]` table: what runs the step, and in which precision."""
 
 from __future__ import annotations
 
@@ -100,13 +100,3 @@ def impossible_engine(engine: EngineConfig, optimizer: str) -> Iterator[tuple[st
             "engine.zero_hpz",
             "a second copy of parameters that wait in the host's memory saves nothing",
         )
-
-
-class OpsConfig(Section):
-    """Which implementation runs for each op; `auto` takes the fastest that can run here and says which."""
-
-    norm: Literal["auto", "apex", "torch"] = "auto"
-    """LayerNorm: NVIDIA apex's fused kernel (CUDA only) or torch's."""
-
-    attention: Literal["auto", "sdpa", "explicit"] = "auto"
-    """torch's scaled_dot_product_attention, or plain matrix products (faster in bf16 on a CPU)."""
