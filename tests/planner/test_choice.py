@@ -148,3 +148,12 @@ def test_what_is_offloaded_is_not_on_the_device():
         assert memory.states - memory.retained == weights
         assert here.states - memory.states == 12 * n + 4 * n + (2 * n - weights)
         assert memory.activations == here.activations
+
+
+@pytest.mark.parametrize("gb", range(2, 24, 2))
+def test_compiled_blocks_keep_whole_weights_and_all_or_nothing(gb):
+    plan = plan_of(8, 64)
+    engine = chosen(AUTO, L16, OPTIM, plan, gb * 1e9, compiles=True).engine
+    assert engine.stage in (1, 2)
+    fits = peak(L16, plan, "none", 1) <= gb * 1e9
+    assert engine.recompute == ("none" if fits else "full")

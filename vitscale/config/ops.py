@@ -80,9 +80,9 @@ def impossible_ops(ops: OpsConfig, engine: EngineConfig) -> Iterator[tuple[str, 
             "ZeRO-3 gathers the weights of a layer between the ops that torch.compile would join: "
             'use "eager", or engine.zero_stage 1 or 2',
         )
-    if engine.recompute in ("cheap", "mlp", "auto"):
+    if engine.recompute in ("cheap", "mlp"):
         yield (
             "ops.block",
-            f'engine.recompute = "{engine.recompute}" may choose among ops that torch.compile has joined: '
+            f'engine.recompute = "{engine.recompute}" chooses among ops that torch.compile has joined: '
             'use "none" or "full", or ops.block = "eager"',
         )

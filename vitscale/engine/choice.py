@@ -13,7 +13,6 @@ import torch
 
 from vitscale.config.engine import EngineConfig, idle_on_cpu
 from vitscale.config.model import Shape
-from vitscale.config.ops import impossible_ops
 from vitscale.config.plan import Plan
 from vitscale.config.run import RunConfig
 from vitscale.engine.collectives import Ranks
@@ -57,22 +56,21 @@ def settle(
         ranks: all of them.
 
     Raises:
-        ConfigError: engine.zero_hpz does not suit the machines, or [ops] not what was decided.
+        ConfigError: engine.zero_hpz does not suit the machines.
     """
     found = ranks.gather((socket.gethostname(), device_memory(device)))
     ranks_on = Counter(host for host, _ in found)
     insist_on_hpz(config.engine, plan.world, min(ranks_on.values()))
     shared = device.type == "cpu"
     share = min(memory / (ranks_on[host] if shared else 1) for host, memory in found)
-    needs = chosen(config.engine, shape, config.optim, plan, USABLE * share)
-    for key, text in impossible_ops(config.ops, needs.engine):
-        raise ConfigError(text, where=key)
+    compiles = config.ops.block == "compile"
+    needs = chosen(config.engine, shape, config.optim, plan, USABLE * share, compiles=compiles)
     if ranks.place.is_first:
-        _tell(needs, config.engine, share)
+        _tell(needs, config, share)
     return needs.engine
 
 
-def _tell(needs: Needs, asked: EngineConfig, share: float) -> None:
+def _tell(needs: Needs, config: RunConfig, share: float) -> None:
     engine, peak, room = needs.engine, needs.memory.peak, USABLE * share
     name = "plain torch" if engine.stage is None else f"ZeRO stage {engine.stage}"
     line = (
@@ -82,7 +80,7 @@ def _tell(needs: Needs, asked: EngineConfig, share: float) -> None:
     if peak <= room:
         log.info("%s", line)
         return
-    images = smaller(needs, asked, room)
+    images = smaller(needs, config.engine, room, compiles=config.ops.block == "compile")
     advice = f"train.micro_batch={images} would do" if images else "more ranks would do"
     log.warning("%s, which may be too much: %s", line, advice)
 

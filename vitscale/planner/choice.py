@@ -15,7 +15,13 @@ from vitscale.planner.forecast import Needs
 
 
 def chosen(
-    engine: EngineConfig, shape: Shape, optim: OptimConfig, plan: Plan, room: float
+    engine: EngineConfig,
+    shape: Shape,
+    optim: OptimConfig,
+    plan: Plan,
+    room: float,
+    *,
+    compiles: bool = False,
 ) -> Needs:
     """The job with every `auto` of its engine decided; the choice with the lowest peak where none is within `room`.
 
@@ -29,31 +35,39 @@ def chosen(
         optim: which says what is kept for each weight.
         plan: on the ranks of the job.
         room: bytes that a rank may take.
+        compiles: blocks are one region of torch.compile, so their weights stay whole and they keep all or nothing.
     """
-    needs = [Needs(shape, each, optim, plan) for each in _choices(engine)]
+    needs = [Needs(shape, each, optim, plan) for each in _choices(engine, compiles)]
     return next(
         (each for each in needs if each.memory.peak <= room),
         min(needs, key=lambda each: each.memory.peak),
     )
 
 
-def _choices(engine: EngineConfig) -> Iterator[EngineConfig]:
-    stages = (1, 2, 3) if engine.stage and engine.zero_stage == "auto" else (engine.zero_stage,)
-    modes = MODES if engine.recompute == "auto" else (engine.recompute,)
+def _choices(engine: EngineConfig, compiles: bool) -> Iterator[EngineConfig]:
+    stages = (engine.zero_stage,)
+    if engine.stage and engine.zero_stage == "auto":
+        stages = (1, 2) if compiles else (1, 2, 3)
+    modes = (engine.recompute,)
+    if engine.recompute == "auto":
+        modes = ("none", "full") if compiles else MODES
     for group in (stages[:2], stages[2:]):
         for mode in modes:
             for stage in group:
                 yield engine.model_copy(update={"zero_stage": stage, "recompute": mode})
 
 
-def smaller(needs: Needs, engine: EngineConfig, room: float) -> int | None:
+def smaller(
+    needs: Needs, engine: EngineConfig, room: float, *, compiles: bool = False
+) -> int | None:
     """The largest micro-batch below the plan's, with as many images a step, that is foreseen to fit; None for none."""
     rank_batch = needs.plan.rank_batch
     for images in range(needs.plan.micro_batch - 1, 0, -1):
         if rank_batch % images:
             continue
         plan = replace(needs.plan, micro_batch=images, accumulation=rank_batch // images)
-        if chosen(engine, needs.shape, needs.optim, plan, room).memory.peak <= room:
+        cut = chosen(engine, needs.shape, needs.optim, plan, room, compiles=compiles)
+        if cut.memory.peak <= room:
             return images
     return None
 

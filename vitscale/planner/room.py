@@ -24,7 +24,8 @@ def job_on(cluster: Cluster, config: RunConfig, shape: Shape, plan: Plan) -> Job
     """
     insist_on_hpz(config.engine, plan.world, min(cluster.per_node, plan.world))
     room = USABLE * cluster.gpu.memory
-    needs = chosen(config.engine, shape, config.optim, plan, room)
+    compiles = config.ops.block == "compile"
+    needs = chosen(config.engine, shape, config.optim, plan, room, compiles=compiles)
     return Job(shape, needs.engine, config.optim, plan, cluster)
 
 

@@ -97,9 +97,7 @@ def step_seconds(
     update = moved / (cluster.gpu.bandwidth * BANDWIDTH_SHARE)
     if engine.offload != "none":  # the host's memory is no faster for a rank than the way to it
         update = moved / HOST_BYTES_S
-    if (
-        engine.offload == "optimizer+parameters"
-    ):  # both passes fetch this rank's part of the weights
+    if engine.offload == "optimizer+parameters":  # both passes fetch the rank's part of them
         once += 2 * engine.number_bytes * parameters(shape) / share / HOST_BYTES_S
     exposed = exposed_seconds(shape, engine, cluster, once, accumulation)
     return StepTime(once * accumulation, update, exposed)
