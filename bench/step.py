@@ -4,8 +4,8 @@
 
 "plain torch" is our model with torch's own ops in a loop of four lines. All have the same weights, images and labels,
 GELU by erf, torch's fused AdamW, and clip to norm 1; one thread, steps in turn. Each peer runs in float32, under
-autocast to bfloat16 (what their training scripts do) and in pure bfloat16, which keeps no float32 weights and so does less than
-ours. Losses of the first step must agree.
+autocast to bfloat16 (what their training scripts do) and in pure bfloat16, which keeps no float32 weights and so does
+less than ours. Losses of the first step must agree.
 """
 
 from __future__ import annotations
