@@ -1,7 +1,7 @@
 # Every target makes .venv by itself; a machine needs Python 3.11 or newer, pip, gcc and make.
 
 .DEFAULT_GOAL := help
-.PHONY: demo demo-ablation peers test test-long test-peers faults lint format bench bench-loader fuzz ui clean help
+.PHONY: demo demo-ablation peers test test-long test-peers faults lint format bench bench-step bench-loader fuzz ui clean help
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 RUNS ?= runs/demo
 FUZZ_S ?= 300
 PEERS  := .venv-peers
-BENCHES := augment checkpoint decode elastic growth loader memory shuffle step
+BENCHES := augment checkpoint decode elastic engines growth kernels memory recompute shuffle
 
 # python3.11 where there is one, else a python3 that is new enough.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -47,8 +47,12 @@ format: $(STAMP)      ## format the code and fix what can be fixed
 	$(BIN)/ruff check --fix --exit-zero
 	$(BIN)/ruff format
 
-bench: $(STAMP)       ## run the benches in bench/, a few minutes each
+bench: $(STAMP) bench-step bench-loader  ## run the benches in bench/, a few minutes each, and print a table
 	for name in $(BENCHES); do echo "== $$name"; $(BIN)/python -m bench.$$name || exit 1; done
+	$(BIN)/python -m bench.figures
+
+bench-step: $(PEERS)/.installed  ## a training step against timm, transformers and plain torch
+	PYTHONPATH=. $(PEERS)/bin/python -m bench.step
 
 bench-loader: $(STAMP) $(PEERS)/.installed  ## our loader against webdataset, streaming and torchvision
 	$(BIN)/python -m bench.loader --peers $(PEERS)/bin/python

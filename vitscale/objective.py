@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitscale.config.dataset import MASKED
+from vitscale.ops.sigmoid import SigmoidLoss, torch_sigmoid_loss
 
 
 class Objective(Protocol):
@@ -52,10 +54,14 @@ class Distillation:
 
 
 def make_objective(
-    name: str, label_smoothing: float, distillation: Distillation | None = None
+    name: str,
+    label_smoothing: float,
+    distillation: Distillation | None = None,
+    sigmoid: SigmoidLoss = torch_sigmoid_loss,
 ) -> Objective:
-    """The loss `name`, "softmax" or "sigmoid", perhaps beside a teacher's."""
-    per_image = {"softmax": softmax_losses, "sigmoid": sigmoid_losses}[name]
+    """The loss `name`, "softmax" or "sigmoid" (computed by `sigmoid`), perhaps beside a teacher's."""
+    sigmoids = partial(sigmoid_losses, loss=sigmoid)
+    per_image = {"softmax": softmax_losses, "sigmoid": sigmoids}[name]
 
     def objective(
         logits: Tensor,
@@ -63,13 +69,12 @@ def make_objective(
         weights: Tensor | None = None,
         views: Tensor | None = None,
     ) -> Tensor:
-        logits = logits.float()
         losses = per_image(logits, labels, label_smoothing, weights)
         if distillation is not None:
             assert views is not None, "a teacher needs views"
             with torch.no_grad():
                 taught = distillation.teacher(views).float()
-            own = teacher_losses(name, logits, taught, distillation)
+            own = teacher_losses(name, logits.float(), taught, distillation)
             own = own.where((labels.reshape(len(labels), -1) != MASKED).any(1), 0.0)
             losses = torch.lerp(losses, own, distillation.share)
         return losses.sum() / len(labels)
@@ -105,6 +110,7 @@ def softmax_losses(
     Raises:
         ValueError: labels [B, L] with L > 1 and no weights, since an image has one class under softmax.
     """
+    logits = logits.float()
     if weights is not None:
         return _weighted_softmax_losses(logits, labels, smoothing, weights)
     if labels.dim() > 1:
@@ -126,17 +132,19 @@ def _weighted_softmax_losses(
 
 
 def sigmoid_losses(
-    logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    smoothing: float,
+    weights: Tensor | None = None,
+    loss: SigmoidLoss = torch_sigmoid_loss,
 ) -> Tensor:
     """Binary cross-entropy summed over classes, [B]; 0 where masked (big_vision `sigmoid_xent`).
 
-    Written as sum softplus(l) - sum target * l, so no [B, K] target exists. Smoothing spreads that share of an
-    image's labels over all classes.
+    Smoothing spreads that share of an image's labels over all classes. No [B, K] target exists (`ops/sigmoid.py`).
     """
     labels = labels.reshape(len(labels), -1)
     present = labels != MASKED
-    shares = present if weights is None else weights * present
-    own = (logits.gather(1, labels.clamp(min=0)) * shares).sum(1)
-    spread = smoothing / logits.shape[1] * shares.sum(1) * logits.sum(1) if smoothing else 0.0
-    losses = F.softplus(logits).sum(1) - (1 - smoothing) * own - spread
-    return torch.where(present.any(1), losses, torch.zeros_like(losses))
+    shares = present.float() if weights is None else weights * present
+    spread = smoothing / logits.shape[1] * shares.sum(1) if smoothing else None
+    losses = loss(logits, labels, (1 - smoothing) * shares, spread)
+    return losses.where(present.any(1), 0.0)

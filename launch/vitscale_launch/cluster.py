@@ -40,10 +40,24 @@ _LOCAL_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 _ELASTIC_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20"}
 
 
-def prepare_environment(more: Mapping[str, str] | None = None) -> None:
+def prepare_environment() -> None:
     """Set what Ray reads when it is first imported; what the user has set stays."""
-    for name, value in (_RAY_ENVIRONMENT | dict(more or {})).items():
+    for name, value in _RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+
+
+@contextmanager
+def _environment_of(profile: ClusterProfile) -> Generator[None]:
+    """What Ray reads at the start of a job, for this kind of cluster only; what the user has set stays."""
+    more = _LOCAL_ENVIRONMENT if profile.is_local else {}
+    more = more | (_ELASTIC_ENVIRONMENT if profile.is_elastic else {})
+    ours = [name for name in more if name not in os.environ]
+    os.environ.update({name: more[name] for name in ours})
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 @contextmanager
@@ -53,21 +67,21 @@ def connected(profile: ClusterProfile) -> Generator[dict[str, float]]:
     Raises:
         ResourceError: nothing answers at the address, or the cluster lacks CPUs or GPUs.
     """
-    more = _LOCAL_ENVIRONMENT if profile.is_local else {}
-    prepare_environment(more | (_ELASTIC_ENVIRONMENT if profile.is_elastic else {}))
+    prepare_environment()
     # torch comes with it. Loaded beside the threads of a connected Ray, it at times ended the process (Ray 2.60).
     import ray.train.torch
 
-    if profile.is_local:
-        _start_here(ray, profile)
-    else:
-        _connect(ray, profile)
-    try:
-        resources: dict[str, float] = {**ray.cluster_resources()}
-        _insist_on_room(resources, profile)
-        yield resources
-    finally:
-        ray.shutdown()
+    with _environment_of(profile):
+        if profile.is_local:
+            _start_here(ray, profile)
+        else:
+            _connect(ray, profile)
+        try:
+            resources: dict[str, float] = {**ray.cluster_resources()}
+            _insist_on_room(resources, profile)
+            yield resources
+        finally:
+            ray.shutdown()
 
 
 def _start_here(ray: Any, profile: ClusterProfile) -> None:

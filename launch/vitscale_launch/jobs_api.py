@@ -43,7 +43,8 @@ class JobsApi:
         self.url = (profile.address or "").rstrip("/")
         self._profile = profile
         insist_on_listener(profile)
-        prepare_environment({_MODE: "token"})
+        prepare_environment()
+        os.environ.setdefault(_MODE, "token")
         _insist_on_token()
         if os.environ[_MODE] == "token":
             self._insist_on_lock()

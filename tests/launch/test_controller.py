@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 
 import psutil
@@ -42,3 +43,16 @@ def test_a_controller_that_dies_ends_the_job_and_its_ranks_with_it(recipe, profi
             time.sleep(0.1)
     assert (reply["status"], reply["exit_code"]) == ("failed", 1)
     assert "run the same command again" in reply["message"]
+
+
+def test_what_a_local_cluster_is_told_does_not_reach_the_next_one(monkeypatch):
+    """Nobody watches for drained machines on a local cluster; on another, in the same process, somebody must."""
+    watches = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+    monkeypatch.delenv(watches, raising=False)
+    with connected(ClusterProfile()):
+        assert os.environ[watches] == "0"
+    assert watches not in os.environ
+    monkeypatch.setenv(watches, "1")
+    with connected(ClusterProfile()):
+        assert os.environ[watches] == "1"
+    assert os.environ[watches] == "1"

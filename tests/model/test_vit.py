@@ -148,7 +148,7 @@ def test_stochastic_depth_drops_whole_branches_and_keeps_the_mean():
     from vitscale.model.block import Drop
 
     torch.manual_seed(0)
-    kept = Drop(0.0, 0.25).train().branch(torch.ones(4000, 2, 3))
+    kept = Drop(0.0, 0.25).train().kept(torch.ones(4000, 2, 3))
     per_image = kept.flatten(1)
     assert per_image.unique().tolist() == pytest.approx([0.0, 4 / 3])
     assert (per_image == per_image[:, :1]).all()

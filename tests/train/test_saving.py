@@ -175,6 +175,20 @@ def test_a_run_goes_on_from_a_named_commit_of_another_with_all_of_its_state(tmp_
     assert go(second)["status"] == "finished"  # its own commits come first
 
 
+def test_a_commit_of_another_kind_of_run_is_refused_by_what_differs(tmp_path, data):
+    assert go(make_recipe(tmp_path, data, *LOCAL))["step"] == 10
+    differences = {
+        "optim.optimizer=lamb": "optimizer: adamw in the checkpoint, lamb now",
+        "engine.precision=bf16": "precision: fp32 in the checkpoint, bf16 now",
+        "model.registers=1": "shape: ",
+        "data.mean=[0.4, 0.5, 0.5]": "[0.5, 0.5, 0.5], [0.5, 0.5, 0.5] in the checkpoint, [0.4, ",
+    }
+    for override, words in differences.items():
+        reply = go(make_recipe(tmp_path, data, *LOCAL, "train.duration=12 steps", override))
+        assert (reply["status"], reply["exit_code"]) == ("failed", 5)
+        assert "another kind of run" in reply["message"] and words in reply["message"], override
+
+
 def test_an_average_that_is_wanted_late_begins_at_the_weights_and_says_so(tmp_path, data, caplog):
     go(make_recipe(tmp_path, data, *LOCAL, "train.duration=4 steps", "optim.schedule=constant"))
     with caplog.at_level("WARNING"):

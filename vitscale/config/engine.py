@@ -1,4 +1,4 @@
-"""The `[engine]` and `[ops]` tables: what runs the step, in which precision, with which kernels."""
+"""The `[engine]` table: what runs the step, and in which precision."""
 
 from __future__ import annotations
 
@@ -41,13 +41,3 @@ class EngineConfig(Section):
         if self.kind == "local":
             return None
         return 1 if self.zero_stage is None else self.zero_stage
-
-
-class OpsConfig(Section):
-    """Which implementation runs for each op; `auto` takes the fastest that can run here and says which."""
-
-    norm: Literal["auto", "apex", "torch"] = "auto"
-    """LayerNorm: NVIDIA apex's fused kernel (CUDA only) or torch's."""
-
-    attention: Literal["auto", "sdpa", "explicit"] = "auto"
-    """torch's scaled_dot_product_attention, or plain matrix products (faster in bf16 on a CPU)."""

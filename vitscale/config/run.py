@@ -7,9 +7,10 @@ from pathlib import Path
 
 from vitscale.config.base import Section
 from vitscale.config.data import DataConfig
-from vitscale.config.engine import EngineConfig, OpsConfig
+from vitscale.config.engine import EngineConfig
 from vitscale.config.health import HealthConfig
 from vitscale.config.model import ModelConfig
+from vitscale.config.ops import OpsConfig, idle_ops, impossible_ops
 from vitscale.config.optim import OptimConfig, idle_optim, impossible_optim
 from vitscale.config.source import Source
 from vitscale.config.train import (
@@ -77,8 +78,7 @@ def _impossible_values(config: RunConfig) -> Iterator[tuple[str, str]]:
     low, high = config.data.crop_area
     if not 0 < low <= high <= 1:
         yield "data.crop_area", f"[{low}, {high}] must satisfy 0 < smallest <= largest <= 1"
-    if config.ops.norm == "apex" and config.engine.device == "cpu":
-        yield "ops.norm", 'apex has CUDA kernels only: use "torch" or "auto" on a CPU'
+    yield from impossible_ops(config.ops, config.engine)
     if config.train.batch % config.train.micro_batch:
         yield (
             "train.micro_batch",
@@ -102,6 +102,7 @@ def _idle_settings(config: RunConfig) -> Iterator[tuple[str, str]]:
             'has no effect with engine.kind = "local": remove it or use "deepspeed"',
         )
     yield from idle_optim(config.optim)
+    yield from idle_ops(config.train.objective, config.optim)
     if config.guard.loss_spike == "off":
         yield (
             "guard.window",

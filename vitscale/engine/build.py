@@ -113,8 +113,9 @@ def build_engine(
     *,
     place: Place,
     device: torch.device,
+    fused: bool = True,
 ) -> Any:
-    """The engine for `model` (float32, on the CPU, fully initialised).
+    """The engine for `model` (float32, on the CPU, fully initialised); AdamW is one kernel if `fused`.
 
     Raises:
         ResourceError: DeepSpeed is asked for and not installed.
@@ -128,9 +129,12 @@ def build_engine(
             dtype=DTYPES[config.engine.precision],
             accumulation=plan.accumulation,
             world=place.world,
+            fused=fused,
         )
     else:
-        engine = ZeroEngine(model, objective, config.engine, config.optim, plan, device=device)
+        engine = ZeroEngine(
+            model, objective, config.engine, config.optim, plan, device=device, fused=fused
+        )
     mean, std = config.data.mean, config.data.std
     engine.normalise = Normaliser(device, DTYPES[config.engine.precision], mean, std)
     mixing = Mixing(config.data, config.run.seed)

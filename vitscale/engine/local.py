@@ -31,6 +31,7 @@ class LocalEngine:
         dtype: torch.dtype,
         accumulation: int,
         world: int,
+        fused: bool = True,
     ) -> None:
         freeze(model, optim.freeze)
         frozen = FrozenWeights(model, dist.get_rank() if world > 1 else 0, world)
@@ -44,7 +45,7 @@ class LocalEngine:
         self.scale = torch.ones((), device=device)
         self.draw: Draw | None = None
         self.accumulation, self.world = accumulation, world
-        self.optimizer = make_optimizer(optim, self._groups(optim))
+        self.optimizer = make_optimizer(optim, self._groups(optim), fused=fused)
         partitions = whole_partitions(self.masters.items(), model.shape.heads)
         self.state = RankState(partitions, self.optimizer, self._publish, optim.ema_decay, frozen)
 

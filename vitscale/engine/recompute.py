@@ -28,6 +28,7 @@ from torch.utils.checkpoint import (
 )
 
 from vitscale.model.vit import ViT
+from vitscale.ops.attention import explicit_attention
 
 _ATEN = torch.ops.aten
 _LINEAR = {_ATEN.addmm.default, _ATEN.mm.default}
@@ -36,7 +37,7 @@ _ATTENTION = {
     _ATEN._scaled_dot_product_efficient_attention.default,
     _ATEN._scaled_dot_product_cudnn_attention.default,
     _ATEN._scaled_dot_product_flash_attention_for_cpu.default,
-    _ATEN.bmm.default,  # of explicit attention
+    explicit_attention,
 }
 _KEPT_LINEAR = {"cheap": 3, "mlp": 2}
 """How many of a block's four dense layers, qkv, out, fc1, fc2, keep their outputs; nobody needs fc2's."""

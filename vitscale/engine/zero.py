@@ -61,6 +61,7 @@ class ZeroEngine:
         plan: Plan,
         *,
         device: torch.device,
+        fused: bool = True,
     ) -> None:
         deepspeed = _import_deepspeed(device)
         assert config.stage is not None, "the local engine has no stage"
@@ -77,7 +78,7 @@ class ZeroEngine:
             model, torch.distributed.get_rank(), torch.distributed.get_world_size()
         )
         model = model.to(device)
-        optimizer = make_optimizer(optim, parameter_groups(model, optim))
+        optimizer = make_optimizer(optim, parameter_groups(model, optim), fused=fused)
         self.engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,

@@ -11,19 +11,24 @@ from torch import Tensor, nn
 from vitscale.config.model import Shape
 from vitscale.model.position import Rotation, relative_bias, relative_entries, rotate
 from vitscale.ops.attention import weights
-from vitscale.ops.choice import NormKind, Ops
+from vitscale.ops.choice import Ops
+from vitscale.ops.mlp import FusedMlp, activate
+from vitscale.ops.norm import NormKind
 
 
 class Block(nn.Module):
     """Pre-norm attention and MLP, each with a residual connection (arXiv 2010.11929, equations 2 and 3).
 
     With `parallel` both read the same norm and are added together (arXiv 2302.05442, section 2.1).
+
+    `residual` adds a branch to the tokens and normalises the sum for the next branch, so that one kernel can do both.
     """
 
     def __init__(self, shape: Shape, drop: Drop, ops: Ops) -> None:
         super().__init__()
         width, norm = shape.width, norms_of(shape, ops)
-        self.shape, self.drop, self.attention = shape, drop, ops.attention
+        self.shape, self.drop = shape, drop
+        self.attention, self.residual = ops.attention, ops.residual
         self.norm1 = norm(width)
         self.qkv = Dense(width, 3 * width, bias=shape.biases == "all")
         self.q_norm = norm(width // shape.heads) if shape.qk_norm else None
@@ -35,19 +40,26 @@ class Block(nn.Module):
         )
         self.out = Dense(width, width, bias=shape.biases != "none")
         self.norm2 = None if shape.parallel else norm(width)
-        self.fc1, self.fc2 = mlp_of(shape)
+        self.fused = ops.mlp if fuses_mlp(shape) else None
+        self.fc1, self.fc2 = mlp_of(shape, self.fused)
         scaled = shape.layer_scale is not None
         self.scale1 = nn.Parameter(torch.empty(width)) if scaled else None
         self.scale2 = nn.Parameter(torch.empty(width)) if scaled else None
+        self.compute = torch.compile(self._compute) if ops.compiles else self._compute
 
     def forward(self, tokens: Tensor, rotation: Rotation | None = None) -> Tensor:
         """tokens [B, N, D] to [B, N, D]; `rotation` is that of their positions where the model has RoPE."""
+        return self.compute(tokens, rotation, self.drop.kept(tokens), self.drop.kept(tokens))
+
+    def _compute(
+        self, tokens: Tensor, rotation: Rotation | None, kept1: Tensor | None, kept2: Tensor | None
+    ) -> Tensor:
+        """A block with what is kept of its two branches, [B, 1, 1]; the same code for all blocks of a model."""
         normed = self.norm1(tokens)
-        attended = self.drop.branch(_scaled(self._attend(normed, rotation), self.scale1))
-        if self.norm2 is None:
-            return tokens + attended + self.drop.branch(_scaled(self._mlp(normed), self.scale2))
-        tokens = tokens + attended
-        return tokens + self.drop.branch(_scaled(self._mlp(self.norm2(tokens)), self.scale2))
+        attended = self._attend(normed, rotation)
+        tokens, again = self.residual(tokens, attended, self.scale1, kept1, self.norm2)
+        update = self._mlp(normed if again is None else again)
+        return self.residual(tokens, update, self.scale2, kept2, None)[0]
 
     def attention_weights(self, tokens: Tensor, rotation: Rotation | None = None) -> Tensor:
         """What each token takes of every other in this block, float32 [B, H, N, N], for tokens [B, N, D]."""
@@ -76,7 +88,10 @@ class Block(nn.Module):
         return relative_bias(self.relative_bias, self.shape.grid, self.shape.prefix)
 
     def _mlp(self, tokens: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(activate(self.fc1(tokens), self.shape.activation))))
+        if self.fused is not None:
+            return self.fc2(*self.fc1(tokens)).view(tokens.shape)
+        hidden = activate(self.fc1(tokens), self.shape.activation)
+        return self.drop(self.fc2(self.drop(hidden)))
 
 
 def norms_of(shape: Shape, ops: Ops) -> Callable[[int], nn.Module]:
@@ -97,23 +112,18 @@ class Dense(nn.Linear):
         return super().forward(input.flatten(0, -2)).unflatten(0, input.shape[:-1])
 
 
-def mlp_of(shape: Shape) -> tuple[Dense, Dense]:
+def fuses_mlp(shape: Shape) -> bool:
+    """Whether bias and GELU can be one kernel: nothing may stand between the activation and the next matrix."""
+    return shape.activation != "swiglu" and not shape.dropout
+
+
+def mlp_of(shape: Shape, fused: FusedMlp | None = None) -> tuple[nn.Linear, nn.Linear]:
     """The two layers of an MLP; the first of SwiGLU holds the gate's matrix and then the values'."""
-    hidden = shape.mlp * (2 if shape.activation == "swiglu" else 1)
     bias = shape.biases != "none"
+    if fused is not None:
+        return fused(shape.width, shape.mlp, bias, shape.activation == "gelu-tanh")
+    hidden = shape.mlp * (2 if shape.activation == "swiglu" else 1)
     return Dense(shape.width, hidden, bias), Dense(shape.mlp, shape.width, bias)
-
-
-def activate(hidden: Tensor, activation: str) -> Tensor:
-    """[..., F], or [..., 2F] for SwiGLU, to [..., F]."""
-    if activation == "swiglu":
-        gate, value = hidden.chunk(2, dim=-1)
-        return F.silu(gate) * value
-    return F.gelu(hidden, approximate="tanh" if activation == "gelu-tanh" else "none")
-
-
-def _scaled(branch: Tensor, scale: Tensor | None) -> Tensor:
-    return branch if scale is None else branch * scale
 
 
 class Drop(nn.Module):
@@ -126,10 +136,13 @@ class Drop(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         return F.dropout(values, self.dropout, self.training) if self.dropout else values
 
-    def branch(self, values: Tensor) -> Tensor:
-        """Drop the branch of each image [B, N, D] with probability `drop_path`, scale the kept ones."""
+    def kept(self, tokens: Tensor) -> Tensor | None:
+        """What the branch of each image [B, N, D] is multiplied by, [B, 1, 1], or None where nothing is dropped.
+
+        It is 0 with probability `drop_path`, else 1 / (1 - drop_path).
+        """
         if not self.drop_path or not self.training:
-            return values
+            return None
         keep = 1 - self.drop_path
-        kept = torch.empty(values.shape[0], 1, 1, device=values.device).bernoulli_(keep)
-        return values * (kept / keep).to(values.dtype)
+        kept = torch.empty(tokens.shape[0], 1, 1, device=tokens.device).bernoulli_(keep)
+        return (kept / keep).to(tokens.dtype)

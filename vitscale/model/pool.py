@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from vitscale.config.model import Shape
-from vitscale.model.block import activate, mlp_of, norms_of
+from vitscale.model.block import mlp_of, norms_of
 from vitscale.ops.choice import Ops
+from vitscale.ops.mlp import activate
 
 
 class AttentionPool(nn.Module):

@@ -26,7 +26,7 @@ class ViT(nn.Module):
         super().__init__()
         self.shape = shape
         width = shape.width
-        self.patch_embed = PatchEmbed(width, shape.patch, shape.stride)
+        self.patch_embed = PatchEmbed(width, shape.patch, shape.stride, convolve=ops.convolves)
         self.cls = _tokens(1, width) if shape.cls_token else None
         self.registers = _tokens(shape.registers, width) if shape.registers else None
         learned, axes = shape.positions == "learned", shape.positions == "learned-2d"

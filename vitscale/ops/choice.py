@@ -1,102 +1,234 @@
-"""One decision per op, made once at start and printed: which implementation runs, and why."""
+"""One decision per op, made once at start and printed: which implementation runs, and why (docs/kernels.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+import shutil
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from vitscale.config.model import Shape
+from vitscale.config.ops import OpsConfig
 from vitscale.errors import ResourceError
 from vitscale.ops.apex import ApexState, find_apex
 from vitscale.ops.attention import explicit, sdpa
+from vitscale.ops.mlp import FusedMlp, triton_mlp
+from vitscale.ops.norm import NormKind, apex_norm, torch_norm, triton_norm
+from vitscale.ops.residual import Residual, torch_residual, triton_residual
+from vitscale.ops.sigmoid import SigmoidLoss, torch_sigmoid_loss, triton_sigmoid_loss
 
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
-class NormKind:
-    """Which norm: "layer" or "rms", what is added to the variance, and whether there is a bias."""
-
-    name: str = "layer"
-    eps: float = 1e-6
-    bias: bool = True
-
-
-@dataclass(frozen=True)
 class Ops:
-    """The implementations a model is built with, and a line for each saying why."""
+    """The implementations a run is built with, and a line for each saying why."""
 
     norm: Callable[[int, NormKind], nn.Module]
     attention: Attention
+    residual: Residual = torch_residual
+    mlp: FusedMlp | None = None
+    loss: SigmoidLoss = torch_sigmoid_loss
+    convolves: bool = False
+    """Whether patches that do not overlap are convolved too."""
+    compiles: bool = False
+    fuses_optimizer: bool = True
     reasons: tuple[str, ...] = ()
-
-
-def torch_norm(width: int, kind: NormKind) -> nn.Module:
-    """LayerNorm or RMSNorm in plain torch; an RMSNorm has no bias."""
-    if kind.name == "rms":
-        return nn.RMSNorm(width, eps=kind.eps)
-    return nn.LayerNorm(width, eps=kind.eps, bias=kind.bias)
 
 
 PLAIN = Ops(torch_norm, sdpa)
 
 
-def choose_ops(norm: str, attention: str, *, device: torch.device, dtype: torch.dtype) -> Ops:
-    """Decide for this device and precision.
+class Way(NamedTuple):
+    """One implementation: what speaks for it, and what stands against it here, if anything."""
+
+    name: str
+    reason: str
+    obstacle: str = ""
+    by_auto: bool = True
+
+
+class Here(NamedTuple):
+    """What decisions depend on."""
+
+    shape: Shape
+    device: torch.device
+    dtype: torch.dtype
+    triton: str
+    """What stands against our Triton kernels, or nothing."""
+    compiles: bool
+
+    def ours(self, reason: str, obstacle: str = "") -> Way:
+        """Our kernel; interpreted on a CPU only where asked for."""
+        return Way("triton", reason, self.triton or obstacle, by_auto=self.device.type != "cpu")
+
+    def before_torch(self, *ways: Way, reason: str) -> list[Way]:
+        """Kernels that come before torch's, unless torch.compile joins what they would."""
+        if self.compiles:
+            return [Way("torch", "torch.compile joins it with its neighbours"), *ways]
+        return [*ways, Way("torch", reason)]
+
+
+def choose_ops(
+    wanted: OpsConfig,
+    shape: Shape,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    idle: Collection[str] = (),
+) -> Ops:
+    """Decide for this machine, model and precision.
 
     Args:
-        norm: auto, apex or torch.
-        attention: auto, sdpa or explicit.
-        device: where the model runs.
+        wanted: auto or a name for each op.
+        shape: the model.
+        device: where it runs.
         dtype: of the activations.
+        idle: ops that the recipe has no use for; they are not spoken of.
 
     Raises:
         ResourceError: the implementation asked for cannot run here; says why.
     """
-    norm_name, norm_why = _norm(norm, device, find_apex())
-    attention_name, attention_why = _attention(attention, device, dtype)
+    block = decide("block", wanted.block, _block(device))
+    here = Here(
+        shape, device, dtype, triton_obstacle(device, dtype, shape.width), block.name == "compile"
+    )
+    joined = wanted.residual == "triton" and wanted.norm == "auto"
+    norm = decide("norm", "triton" if joined else wanted.norm, _norm(here, find_apex()))
+    chosen = {
+        "block": block,
+        "attention": decide("attention", wanted.attention, _attention(here)),
+        "norm": norm,
+        "residual": decide("residual", wanted.residual, _residual(here, norm.name)),
+        "mlp": decide("mlp", wanted.mlp, _mlp(here)),
+        "loss": decide("loss", wanted.loss, _loss(here)),
+        "optimizer": decide("optimizer", wanted.optimizer, _OPTIMIZER),
+        "patch": decide("patch", wanted.patch, _patch(here)),
+    }
+    lines = [f"{op:<10} {way.name:<9} {way.reason}" for op, way in chosen.items() if op not in idle]
+    return _ops({op: way.name for op, way in chosen.items()}, tuple(lines))
+
+
+def _ops(names: Mapping[str, str], reasons: tuple[str, ...]) -> Ops:
     return Ops(
-        norm=torch_norm if norm_name == "torch" else _apex_norm,
-        attention=sdpa if attention_name == "sdpa" else explicit,
-        reasons=(
-            f"norm       {norm_name:<9} {norm_why}",
-            f"attention  {attention_name:<9} {attention_why}",
-        ),
+        norm={"torch": torch_norm, "apex": apex_norm, "triton": triton_norm}[names["norm"]],
+        attention=sdpa if names["attention"] == "sdpa" else explicit,
+        residual=triton_residual if names["residual"] == "triton" else torch_residual,
+        mlp=triton_mlp if names["mlp"] == "triton" else None,
+        loss=triton_sigmoid_loss if names["loss"] == "triton" else torch_sigmoid_loss,
+        convolves=names["patch"] == "conv",
+        compiles=names["block"] == "compile",
+        fuses_optimizer=names["optimizer"] == "fused",
+        reasons=reasons,
     )
 
 
-def _norm(wanted: str, device: torch.device, apex: ApexState) -> tuple[str, str]:
-    if wanted == "torch":
-        return "torch", "asked for"
-    obstacles = list(_apex_norm_obstacles(device, apex))
-    if wanted == "apex":
-        if obstacles:
-            raise ResourceError(f"ops.norm = 'apex' cannot run: {obstacles[0]}", where="ops.norm")
-        return "apex", "asked for"
-    return ("torch", obstacles[0]) if obstacles else ("apex", "fused CUDA kernel found")
+def decide(op: str, wanted: str, ways: Sequence[Way]) -> Way:
+    """The way asked for, or under auto the first that nothing stands against.
+
+    Raises:
+        ResourceError: the way asked for cannot be gone.
+    """
+    for way in ways:
+        if wanted == way.name and way.obstacle:
+            raise ResourceError(
+                f"{wanted!r} cannot run: {way.obstacle}",
+                where=f"ops.{op}",
+                given=wanted,
+                do='Use "auto", which takes what can.',
+            )
+        if wanted == way.name:
+            return way._replace(reason="asked for")
+    free = next(way for way in ways if way.by_auto and not way.obstacle)
+    passed = [f"{way.name}: {way.obstacle}" for way in ways[: ways.index(free)] if way.obstacle]
+    return free._replace(reason="; ".join([free.reason, *passed]))
 
 
-def _apex_norm_obstacles(device: torch.device, apex: ApexState) -> Iterator[str]:
-    if device.type != "cuda":
-        yield f"apex has no {device.type} kernels"
-    if not apex.has("fused_layer_norm_cuda"):
-        yield apex.message
+def triton_obstacle(device: torch.device, dtype: torch.dtype, width: int) -> str:
+    """What stands against our Triton kernels here, or nothing."""
+    if find_spec("triton") is None:
+        return "Triton is not installed (torch for CUDA brings it)"
+    if device.type == "cpu":
+        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+        return "" if interpreted else "Triton has no cpu kernels"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "our kernels are compiled for compute capability 8.0 and up"
+    if width % 16:
+        return f"width {width} is no multiple of 16"
+    from vitscale.ops.kernels.twins import disagreement
+
+    return disagreement(device, dtype)
 
 
-def _apex_norm(width: int, kind: NormKind) -> nn.Module:
-    """apex's fused kernels; it has none for a LayerNorm with a weight and no bias, which torch does."""
-    from apex.normalization import FusedLayerNorm, FusedRMSNorm
+def _block(device: torch.device) -> list[Way]:
+    obstacle = ""
+    if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++"))):
+        obstacle = "torch.compile needs a C++ compiler (g++) on a CPU"
+    return [
+        Way("eager", "torch.compile only where asked for"),
+        Way("compile", "", obstacle, by_auto=False),
+    ]
 
-    if kind.name == "rms":
-        return FusedRMSNorm(width, eps=kind.eps)
-    return FusedLayerNorm(width, eps=kind.eps) if kind.bias else torch_norm(width, kind)
+
+def _attention(here: Here) -> list[Way]:
+    fused = Way("sdpa", f"fused attention of torch for {here.device.type}")
+    plain = Way("explicit", "faster than the fused kernel in bf16 on a CPU")
+    first = here.device.type == "cpu" and here.dtype == torch.bfloat16
+    return [plain, fused] if first else [fused, plain]
 
 
-def _attention(wanted: str, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
-    if wanted != "auto":
-        return wanted, "asked for"
-    if device.type == "cpu" and dtype == torch.bfloat16:
-        return "explicit", "faster than the fused kernel in bf16 on a CPU"
-    return "sdpa", f"fused attention of torch for {device.type}"
+def _norm(here: Here, apex: ApexState) -> list[Way]:
+    obstacles = [
+        (here.device.type != "cuda", f"apex has no {here.device.type} kernels"),
+        (not apex.has("fused_layer_norm_cuda"), apex.message),
+        (
+            here.shape.norm == "layer" and here.shape.biases == "none",
+            "apex has no LayerNorm with a weight and no bias",
+        ),
+        (here.compiles, "apex's norm silently becomes torch's inside torch.compile"),
+    ]
+    obstacle = next((text for holds, text in obstacles if holds), "")
+    return here.before_torch(
+        here.ours("one kernel, with the addition before it"),
+        Way("apex", "fused CUDA kernel found", obstacle),
+        reason="torch's kernel",
+    )
+
+
+def _residual(here: Here, norm: str) -> list[Way]:
+    obstacle = "" if norm == "triton" else f"it normalises the sum itself, and the norm is {norm}'s"
+    ours = here.ours("scale, drop, addition and norm in one pass", obstacle)
+    return here.before_torch(ours, reason="one operation after the other")
+
+
+def _mlp(here: Here) -> list[Way]:
+    obstacle = ""
+    if here.shape.activation == "swiglu":
+        obstacle = "our kernel is for GELU"
+    elif here.shape.dropout:
+        obstacle = "dropout stands between GELU and the next matrix"
+    ours = here.ours("bias and GELU in one pass, GELU not kept", obstacle)
+    return here.before_torch(ours, reason="one operation after the other")
+
+
+def _loss(here: Here) -> list[Way]:
+    return [here.ours("one pass over the logits"), Way("torch", "sparse, in torch's operations")]
+
+
+_OPTIMIZER = [
+    Way("fused", "AdamW of torch, one kernel over all weights"),
+    Way("loop", "", by_auto=False),
+]
+
+
+def _patch(here: Here) -> list[Way]:
+    overlap = "" if here.shape.stride == here.shape.patch else "patches overlap"
+    return [
+        Way("linear", "patches do not overlap", overlap),
+        Way("conv", "reads shared pixels without copying them"),
+    ]

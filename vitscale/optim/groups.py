@@ -108,11 +108,14 @@ def set_rate(optimizer: Any, lr: float) -> None:
         group["lr"] = lr * group["lr_scale"]
 
 
-def make_optimizer(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def make_optimizer(
+    config: OptimConfig, groups: list[dict[str, Any]], *, fused: bool = True
+) -> torch.optim.Optimizer:
     """The optimizer of a recipe; the engine sets the rate before every step.
 
-    Torch's own where it does what is asked: AdamW (the fused kernel) and SGD with a float32 moment. Until a rate is set
-    it is 0, since DeepSpeed takes a step with zero gradients to make the state, which would decay weights.
+    Torch's own where it does what is asked: AdamW (its kernel over all weights if `fused`) and SGD with a float32
+    moment. Until a rate is set it is 0, since DeepSpeed takes a step with zero gradients to make the state, which would
+    decay weights.
     """
     small = torch.bfloat16 if config.moment_dtype == "bf16" else None
     momentum, decoupled = config.momentum_in_force, config.decay == "absolute"
@@ -128,4 +131,4 @@ def make_optimizer(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.o
         return Muon(groups, momentum, config.betas, config.eps, small)
     if small is not None:
         return AdamW(groups, config.betas, config.eps, small)
-    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=config.eps, fused=True)
+    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=config.eps, fused=fused)

@@ -18,6 +18,7 @@ from vitscale.checkpoint.layout import CHECKPOINTS, MANIFEST, step_folder
 from vitscale.checkpoint.retention import Retention, holding, keep
 from vitscale.checkpoint.snapshot import Snapshot
 from vitscale.checkpoint.state import StateReader
+from vitscale.checkpoint.weights import preprocessing_of
 from vitscale.data.audit import keep_order
 from vitscale.data.ledger import LedgerFile
 from vitscale.durable import write_text_atomically
@@ -334,6 +335,12 @@ def _insist_on_same_kind(found: Found, facts: dict[str, Any]) -> None:
         for name in _MUST_EQUAL
         if saved.get(name) != own[name]
     ]
+    pixels, now = preprocessing_of(saved), preprocessing_of(own)
+    if not pixels.fits(now.mean, now.std):
+        differ.append(
+            f"data.mean and data.std: {list(pixels.mean)}, {list(pixels.std)} in the checkpoint, "
+            f"{list(now.mean)}, {list(now.std)} now"
+        )
     if differ:
         raise CheckpointError(
             "the checkpoint is of another kind of run:\n  " + "\n  ".join(differ) + "\n",

@@ -18,6 +18,7 @@ from vitscale.checkpoint.retention import Retention
 from vitscale.checkpoint.weights import Weights, load_weights
 from vitscale.config.load import Recipe
 from vitscale.config.model import Shape
+from vitscale.config.ops import idle_ops
 from vitscale.config.plan import Plan, make_plan
 from vitscale.config.redaction import redact_table
 from vitscale.config.run import RunConfig
@@ -111,7 +112,8 @@ def survey(config: RunConfig, place: Place, device: torch.device) -> Survey:
     shape = _shape(config, corpus, held_out)
     plan = make_plan(config, world=place.world, epoch_images=corpus.samples)
     dtype = DTYPES[config.engine.precision]
-    ops = choose_ops(config.ops.norm, config.ops.attention, device=device, dtype=dtype)
+    idle = [key.removeprefix("ops.") for key, _ in idle_ops(config.train.objective, config.optim)]
+    ops = choose_ops(config.ops, shape, device=device, dtype=dtype, idle=idle)
     return Survey(corpus, held_out, shape, plan, ops)
 
 
@@ -134,6 +136,7 @@ def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], 
         plan,
         place=attempt.place,
         device=attempt.device,
+        fused=found.ops.fuses_optimizer,
     )
     set_timeouts(config.engine.timeout_s)
     tracker = _tracker(attempt, plan, shape)
@@ -235,14 +238,15 @@ def _objective(attempt: Attempt, found: Survey) -> Objective:
     """The loss, with its teacher where the recipe names one; that is read anew at every start."""
     config, how = attempt.config, attempt.config.distill
     name, smoothing = config.train.objective, config.train.label_smoothing
+    sigmoid = found.ops.loss
     if how is None:
-        return make_objective(name, smoothing)
+        return make_objective(name, smoothing, sigmoid=sigmoid)
     weights = load_weights(how.weights, how.which)
     _insist_on_same_pixels(config, weights)
     device, dtype = attempt.device, DTYPES[config.engine.precision]
     teacher = distillation_by(weights, how, found.shape, found.ops, device=device, dtype=dtype)
     _say(attempt, [f"taught by {weights.path}, step {weights.step}"])
-    return make_objective(name, smoothing, teacher)
+    return make_objective(name, smoothing, teacher, sigmoid)
 
 
 def _insist_on_same_pixels(config: RunConfig, weights: Weights) -> None:
