@@ -1,6 +1,6 @@
 """What an image must be able to do: import what a job needs, and train a step, on a GPU with apex's fused kernels.
 
-python check_image.py [--apex]    where configs/ lies
+python check_image.py [--cuda]    where configs/ lies
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 PACKAGES = ("torch", "deepspeed", "ray.train.torch", "mlflow", "webdataset", "vitscale_launch")
 COMPILED = "vitscale.data.native._pixels"
 EXTENSIONS = ("amp_C", "fused_layer_norm_cuda", "fused_dense_cuda", "xentropy_cuda")
+OPS = ("fused_adam", "utils")
 ON_A_GPU = ("engine.device=cuda", "engine.precision=bf16", "ops.norm=apex")
 
 
@@ -22,12 +23,13 @@ def main(words: list[str]) -> None:
     for name in (*PACKAGES, COMPILED):
         import_module(name)
         print(f"imported {name}", flush=True)
-    wants_apex = "--apex" in words
-    if wants_apex:
+    has_cuda = "--cuda" in words
+    if has_cuda:
         import_apex()
+        insist_on_ops()
     import torch
 
-    train(ON_A_GPU if wants_apex and torch.cuda.is_available() else ())
+    train(ON_A_GPU if has_cuda and torch.cuda.is_available() else ())
 
 
 def import_apex() -> None:
@@ -40,6 +42,15 @@ def import_apex() -> None:
     for name in ("torch", "apex", *EXTENSIONS):  # torch has the libraries that the others need
         import_module(name)
     print(found.message, flush=True)
+
+
+def insist_on_ops() -> None:
+    """DeepSpeed's ops that are to be compiled ahead."""
+    from deepspeed.git_version_info import installed_ops
+
+    missing = [name for name in OPS if not installed_ops.get(name)]
+    if missing:
+        sys.exit(f"DeepSpeed was installed without {', '.join(missing)}")
 
 
 def train(overrides: tuple[str, ...]) -> None:

@@ -75,6 +75,12 @@ def test_apex_is_pinned_to_a_commit_and_gets_the_extensions_that_are_looked_for(
         assert f"{switches[extension]}=1" in build
 
 
+def test_deepspeed_compiles_for_a_gpu_that_the_build_does_not_see_what_the_check_looks_for():
+    (build,) = [rest for word, rest in steps(FILES[0]) if word == "RUN" and "DS_BUILD" in rest]
+    assert "DS_ACCELERATOR=cuda" in build
+    assert {name.lower() for name in re.findall(r"DS_BUILD_(\w+)=1", build)} == {*check_image.OPS}
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_an_image_ends_with_its_check_as_a_user_whose_number_is_not_0(file):
     words = [word for word, _ in steps(file)]

@@ -59,6 +59,8 @@ class Window:
         self.wait_s = 0.0
         self.since = time.perf_counter()
         self.worked = self.loader.work
+        self.sensors.copied_s()
+        self.sensors.forward_s()
 
     def take(self, feed: Iterator[MicroBatch]) -> MicroBatch:
         """The next micro-batch; the time it took is counted as waiting for data."""
