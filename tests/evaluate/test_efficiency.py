@@ -61,6 +61,6 @@ def test_a_run_on_the_cpu_shows_what_it_reached(tmp_path):
     found = efficiency_of(run, "fp32")
     logged = read_metrics(run)["speed/tflops_per_s"]
     assert found.points == [(point.step, pytest.approx(1e3 * point.value)) for point in logged]
-    assert found.label == "model GFLOP/s, all ranks" and "peak of cpu" in found.note
+    assert found.label == "model GFLOP/s, all ranks" and "peak of a CPU" in found.note
     page = write_page(run).read_text()
     assert "model GFLOP/s, all ranks" in page and "No MFU" in page

@@ -91,7 +91,8 @@ def _missing(devices: list[str], precision: str | None) -> str:
         return ""
     strangers = [name for name in devices if name not in _KINDS]
     if strangers:
-        names = ", ".join(name or "an unknown device" for name in strangers)
+        words = {"": "an unknown device", "cpu": "a CPU"}
+        names = ", ".join(words.get(name, name) for name in strangers)
         return f"No MFU: the peak of {names} is not in the planner's table."
     return f"No MFU: the table has peaks in bf16, and the run computes in {precision or 'an unknown precision'}."
 
