@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing.spawn
+import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -50,7 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for world in (1, 2):
             arguments = (world, _free_port(), Path(folder), shape, given.batch, given.rounds)
-            torch.multiprocessing.spawn.spawn(measure, arguments, nprocs=world)
+            mp.spawn(measure, arguments, nprocs=world)  # pyright: ignore[reportPrivateImportUsage]
             times = json.loads((Path(folder) / f"{world}.json").read_text())
             peer = next(iter(times))
             for name in list(times)[1:]:

@@ -18,6 +18,7 @@ from vitscale_launch.stopping import StopSignals
 FOLLOW = "vitscale.train.follower:run"
 WHICH = "raw"
 _LOOK_S = 1.0
+_RESTARTS = 20  # one that can never start must not hold a finished job for ever
 
 Reply = dict[str, Any]
 
@@ -92,8 +93,8 @@ def _start(job: Job, follow: str) -> tuple[Any, Any]:
     }
     made: Any = ray.remote(
         num_cpus=0,
-        max_restarts=-1,
-        max_task_retries=-1,
+        max_restarts=_RESTARTS,
+        max_task_retries=_RESTARTS,
         runtime_env={"env_vars": worker_environment(job)},
     )(Follower)
     actor = made.options(num_gpus=gpus, max_concurrency=2).remote()

@@ -98,6 +98,7 @@ def variants(*words):
 
 
 @pytest.mark.faults
+@pytest.mark.slow
 def test_commits_of_two_ranks_go_on_with_three_under_another_stage(tmp_path):
     words = variants("muon", "frozen")
     insist_on_exact(matrix(tmp_path, "fp32", [1, 3], (2,), (3,), words), pairs=8)

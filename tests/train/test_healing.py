@@ -55,6 +55,7 @@ def test_a_hung_rank_is_named_with_the_stacks_of_all_and_started_again(tmp_path,
     assert first.end == {} and second.end["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_the_same_error_at_the_same_step_ends_the_job_at_its_second_time(tmp_path, data):
     recipe = make_recipe(tmp_path, data, *QUICK, "checkpoint.every=10 steps")
     reply = submit(recipe, "train.step@1:3:eio", max_failures=5)

@@ -131,6 +131,7 @@ def slow_run(home, data):
     return told
 
 
+@pytest.mark.slow
 def test_a_rank_with_slow_forward_passes_is_the_straggler_of_a_real_run(tmp_path):
     data = make_data(tmp_path / "data")
     first, second = run_ranks(2, "tests.train.test_ranks:slow_run", tmp_path / "runs", data)
