@@ -82,6 +82,7 @@ def test_a_job_runs_on_a_cluster_at_an_address(tmp_path, address):
     assert (tmp_path / "run" / "checkpoints" / "step-00000010" / "MANIFEST.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_wrong_token_is_refused_in_words(tmp_path, address):
     make_recipe(tmp_path, make_data(tmp_path / "data"))
     done = submit(tmp_path, address, TOKEN | {"RAY_AUTH_TOKEN": "f" * 32})

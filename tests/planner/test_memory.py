@@ -48,6 +48,7 @@ def insist(case, world):
         assert foreseen == pytest.approx(seen, rel=0.05), case
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_a_run_of_one_rank_takes_what_was_foreseen():
     insist(case(1, depth=6), 1)

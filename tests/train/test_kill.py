@@ -33,7 +33,7 @@ def straight(recipe_json: str) -> dict:
     return run({"recipe": recipe_json, "resume": "never"})
 
 
-@pytest.mark.parametrize("stage", [1, pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("stage", [*(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2)), 3])
 def test_a_killed_rank_changes_no_bit_of_the_run(tmp_path, data, stage):
     from vitscale_launch.submit import submit
 
@@ -56,6 +56,7 @@ def test_a_killed_rank_changes_no_bit_of_the_run(tmp_path, data, stage):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_an_error_that_a_retry_cannot_heal_is_not_retried(tmp_path, data):
     from vitscale_launch.submit import submit
 
