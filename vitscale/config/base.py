@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
@@ -19,6 +20,21 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         arbitrary_types_allowed=True,
     )
+
+
+def plain_names(names: Iterable[str], what: str) -> None:
+    """Pass names that can stand in the names of files and folders.
+
+    Args:
+        names: given by the user, as keys of tables.
+        what: they name, such as "a data set".
+
+    Raises:
+        ValueError: one has other characters than letters, digits, - and _.
+    """
+    for name in names:
+        if not name.replace("-", "").replace("_", "").isalnum():
+            raise ValueError(f"{name!r}: {what} is named by letters, digits, - and _")
 
 
 def _read_duration(value: object) -> Duration:

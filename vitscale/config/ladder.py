@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError, field_validator
 
-from vitscale.config.base import DurationField, Section
+from vitscale.config.base import DurationField, Section, plain_names
 from vitscale.config.load import all_at_once, named_file, read_toml, sentences
 from vitscale.units import Duration
 
@@ -63,9 +63,7 @@ class Ladder(Section):
     @field_validator("size")
     @classmethod
     def _plain_names(cls, size: dict[str, Size]) -> dict[str, Size]:
-        for name in size:
-            if not name.replace("-", "").replace("_", "").isalnum():
-                raise ValueError(f"{name!r}: a size is named by letters, digits, - and _")
+        plain_names(size, "a size")
         return size
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, ValidationError, field_validator
 
-from vitscale.config.base import Section
+from vitscale.config.base import Section, plain_names
 from vitscale.config.load import all_at_once, named_file, read_toml, sentences
 from vitscale.config.source import SourceField, SourcesField, absolute_paths
 from vitscale.errors import ConfigError, nearest
@@ -165,9 +165,7 @@ class Suite(Section):
     @field_validator("data")
     @classmethod
     def _plain_names(cls, data: dict[str, DownstreamData]) -> dict[str, DownstreamData]:
-        for name in data:
-            if not name.replace("-", "").replace("_", "").isalnum():
-                raise ValueError(f"{name!r}: a data set is named by letters, digits, - and _")
+        plain_names(data, "a data set")
         return data
 
 
