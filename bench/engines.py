@@ -27,6 +27,7 @@ from vitscale.config.model import ModelConfig, Shape
 from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
 from vitscale.data.device import normalise
+from vitscale.engine.allocator import keep_freed_memory
 from vitscale.engine.local import LocalEngine
 from vitscale.engine.zero import ZeroEngine
 from vitscale.model.build import build_model
@@ -64,6 +65,7 @@ def measure(
 ) -> None:
     """One rank: all contestants in turn; rank 0 writes down their times."""
     torch.set_num_threads(1)
+    keep_freed_memory(CPU)  # as every run does
     address = f"tcp://127.0.0.1:{port}"
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
     generator = torch.Generator().manual_seed(rank)

@@ -89,9 +89,10 @@ class LocalEngine:
     def _average_gradients(self) -> None:
         if self.world == 1:
             return
-        for parameter in self.parameters.values():
-            gradient = _gradient(parameter)
-            dist.all_reduce(gradient)
+        gradients = [_gradient(parameter) for parameter in self.parameters.values()]
+        sums = [dist.all_reduce(gradient, async_op=True) for gradient in gradients]
+        for gradient, done in zip(gradients, sums, strict=True):
+            done.wait()
             gradient /= self.world
 
     @torch.no_grad()

@@ -68,6 +68,7 @@ def _attempt(
     *,
     profiled: bool,
 ) -> dict[str, Any]:
+    from vitscale.engine.allocator import keep_freed_memory
     from vitscale.engine.choice import settle
     from vitscale.engine.collectives import Ranks
     from vitscale.evaluate.efficiency import device_name
@@ -77,6 +78,7 @@ def _attempt(
 
     recipe, place = life.recipe, life.place
     device = check_machine(recipe.config, place)
+    keep_freed_memory(device)
     found = survey(recipe.config, place, device)
     run_folder(recipe.config)
     ranks = Ranks(place, device, recipe.config.engine.timeout_s)
