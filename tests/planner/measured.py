@@ -1,9 +1,14 @@
-"""Memory that a rank of a real run takes; run by `tests.ranks`, with freed memory going back to the system at once."""
+"""Memory that a rank of a real run takes, and bytes that it sends; run by `tests.ranks`.
+
+For memory, freed memory must go back to the system at once.
+"""
 
 from __future__ import annotations
 
 import gc
+import inspect
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +24,7 @@ from vitscale.model.build import build_model
 from vitscale.objective import make_objective
 from vitscale.place import place_of
 from vitscale.planner.memory import memory_of
+from vitscale.planner.speed import traffic_bytes
 
 CPU = torch.device("cpu")
 
@@ -89,3 +95,53 @@ def _steps(engine, micro_batch: int, accumulation: int) -> None:
 def _status(key: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+
+def sent(case: dict) -> tuple[float, float]:
+    """(bytes that this rank sends in a step, as rings would send them; bytes the planner foresees)."""
+    place = place_of()
+    torch.distributed.init_process_group("gloo")
+    ledger = _ledger(place.world)
+    config = EngineConfig(zero_stage=case["stage"], precision=case["precision"])
+    batches = 1, case["accumulation"]
+    shape = shape_of(480, 2)
+    engine = _engine(shape, config, *batches, place.world)
+    _steps(engine, *batches)
+    ledger.clear()
+    _steps(engine, *batches)
+    return sum(ledger) / 2, traffic_bytes(shape, config, place.world, case["accumulation"])
+
+
+LARGER_SIDE = {
+    "all_reduce": "tensor",
+    "reduce": "tensor",
+    "all_gather": "tensor_list",
+    "all_gather_into_tensor": "output_tensor",
+    "reduce_scatter": "input_list",
+    "reduce_scatter_tensor": "input",
+}
+
+
+def _ledger(world: int) -> list[float]:
+    """Have torch's collectives note what they send: (N - 1) / N of the larger side, twice that to sum on all ranks."""
+    noted: list[float] = []
+
+    def noting(name: str, argument: str) -> None:
+        collective = getattr(torch.distributed, name)
+        signature = inspect.signature(collective)
+
+        def noted_collective(*args: Any, **options: Any) -> Any:
+            side = signature.bind(*args, **options).arguments[argument]
+            times = 2 if name == "all_reduce" else 1
+            noted.append(times * _bytes(side) * (world - 1) / world)
+            return collective(*args, **options)
+
+        setattr(torch.distributed, name, noted_collective)
+
+    for name, argument in LARGER_SIDE.items():
+        noting(name, argument)
+    return noted
+
+
+def _bytes(of: Any) -> int:
+    return sum(t.nbytes for t in (of if isinstance(of, list) else [of]))

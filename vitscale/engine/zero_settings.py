@@ -24,6 +24,8 @@ def deepspeed_settings(
             "reduce_bucket_size": buckets.reduce,
             "allgather_bucket_size": buckets.reduce,
             "stage3_prefetch_bucket_size": buckets.prefetch,
+            # Buckets travel while the backward pass goes on; DeepSpeed would do so under stage 3 alone.
+            "overlap_comm": True,
             "zero_hpz_partition_size": config.zero_hpz or 1,
             **_offloaded(config.offload),
         },

@@ -15,7 +15,7 @@ class Buckets(NamedTuple):
     """Sizes in numbers, not bytes."""
 
     reduce: int
-    """Gradients that are reduced at once; DeepSpeed allots a buffer of this size (two where it overlaps)."""
+    """Gradients that are reduced at once; DeepSpeed allots two buffers of this size."""
     prefetch: int
     """Parameters that stage 3 gathers ahead."""
 

@@ -122,7 +122,7 @@ def _traffic(engine: EngineConfig, shape: Shape, world: int, accumulates: bool) 
         gathered = number * min(n, LIVE)
         second = weights / engine.zero_hpz if engine.zero_hpz else 0
         return _Traffic(part + second, part, held, update, bucket, gathered + 2 * copies)
-    return _Traffic(weights, part, held, update, buffers=bucket, reduction=copies)
+    return _Traffic(weights, part, held, update, buffers=2 * bucket, reduction=copies)
 
 
 def moment_bytes(shape: Shape, optim: OptimConfig) -> float:

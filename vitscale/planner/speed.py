@@ -15,6 +15,7 @@ from vitscale.config.model import Shape
 from vitscale.planner.activations import image_bytes
 from vitscale.planner.buckets import buckets_of
 from vitscale.planner.hardware import HOST_BYTES_S, Accelerator, Cluster
+from vitscale.planner.memory import LIVE
 from vitscale.planner.size import dense_flops, parameters, train_flops
 
 BANDWIDTH_SHARE = 0.67
@@ -108,29 +109,29 @@ def exposed_seconds(
 ) -> float:
     """Communication of a step that is not hidden behind micro-batches of `once` seconds.
 
-    Gradients travel during the backward pass, two thirds of a micro-batch. Stages 1 and 2 gather the new weights
-    afterwards, when nothing is left to compute; stage 3 gathers them in both passes of every micro-batch; hierarchical
-    partitioning does so within machines but for the first time in a step.
+    Under stages 1 to 3 gradients travel during the backward pass, two thirds of a micro-batch; without a stage and
+    under stage 0 after it. Stages 1 and 2 gather the new weights when nothing is left to compute; stage 3 gathers them
+    in every micro-batch; hierarchical partitioning does so within machines but for the first time in a step.
     """
     if cluster.world == 1:
         return 0.0
-    reduce = gather = _once(shape, engine, cluster) / LINK_SHARE
+    spread = _once(shape, engine, cluster) / LINK_SHARE
     messages = math.ceil(parameters(shape) / buckets_of(shape).reduce)
     waiting = LATENCY_S * messages * math.log2(cluster.world)
+    if not engine.stage:
+        return 2 * (spread + waiting)
     if engine.stage == 3:
-        near, near_waiting = gather, waiting
+        near, near_waiting = spread, waiting
         if engine.zero_hpz:
             machine = replace(cluster, world=engine.zero_hpz, per_node=engine.zero_hpz)
             near = _once(shape, engine, machine) / LINK_SHARE
             near_waiting = LATENCY_S * messages * math.log2(machine.world)
-        first = max(0.0, reduce + gather + near - once) + 2 * waiting + near_waiting
-        later = max(0.0, reduce + 2 * near - once) + waiting + 2 * near_waiting
+        again = _let_go(shape)
+        first = max(0.0, 2 * spread + again * near - once) + 2 * waiting + again * near_waiting
+        later = max(0.0, spread + (1 + again) * near - once) + waiting + (1 + again) * near_waiting
         return first + (accumulation - 1) * later
     times = accumulation if engine.stage == 2 else 1
-    hidden = 2 / 3 * once
-    if engine.stage in (0, None):  # an all-reduce is both, and gradients are whole on every rank
-        return max(0.0, reduce + gather - hidden) + 2 * waiting
-    return times * (max(0.0, reduce - hidden) + waiting) + gather + waiting
+    return times * (max(0.0, 2 * spread - 2 / 3 * once) + 2 * waiting) + spread + waiting
 
 
 def _once(shape: Shape, engine: EngineConfig, cluster: Cluster) -> float:
@@ -138,14 +139,29 @@ def _once(shape: Shape, engine: EngineConfig, cluster: Cluster) -> float:
     return _spread_bytes(shape, engine, cluster.world) / cluster.bus
 
 
+def _let_go(shape: Shape) -> float:
+    """Share of the weights that stage 3 lets go of after the forward pass and gathers again for the backward pass.
+
+    DeepSpeed keeps `LIVE` numbers.
+    """
+    return max(0.0, 1 - LIVE / parameters(shape))
+
+
 def traffic_bytes(shape: Shape, engine: EngineConfig, world: int, accumulation: int) -> float:
-    """Bytes each rank sends in one step."""
-    if engine.zero_hpz:
-        within = _spread_bytes(shape, engine, engine.zero_hpz)
-        far = (accumulation + 1) * _spread_bytes(shape, engine, world)
-        return far + (2 * accumulation - 1) * within
-    times = {2: accumulation + 1, 3: 3 * accumulation}.get(engine.stage or 0, 2)
-    return times * _spread_bytes(shape, engine, world)
+    """Bytes each rank sends in one step, as a ring of all ranks would send them.
+
+    A sum on all ranks is sent twice. Stages 1 and 2 take it for their buckets, of which every rank then uses its part:
+    DeepSpeed's choice for models that are small for so many ranks. Stage 1 sums once a step, stage 2 and 3 in every
+    micro-batch.
+    """
+    spread = _spread_bytes(shape, engine, world)
+    if engine.stage != 3:
+        return {0: 2, 1: 3, 2: 2 * accumulation + 1}[engine.stage or 0] * spread
+    gathered = accumulation * (1 + _let_go(shape))
+    if not engine.zero_hpz:
+        return (accumulation + gathered) * spread
+    within = _spread_bytes(shape, engine, engine.zero_hpz)
+    return (accumulation + 1) * spread + (gathered - 1) * within
 
 
 def _spread_bytes(shape: Shape, engine: EngineConfig, world: int) -> float:
