@@ -29,7 +29,7 @@ class Model:
     tensors: dict[str, Tensor]
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     headless: bool = False
-    told: LoadReport = LoadReport()
+    told: LoadReport = field(default_factory=LoadReport)
 
     @property
     def parameters(self) -> int:
