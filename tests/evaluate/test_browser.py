@@ -1,4 +1,4 @@
-"""The page of a run as a browser shows it: every section, no error, nothing fetched; wide and narrow, light and dark."""
+"""The page of a run in a browser: every section can be read, no error, nothing fetched; wide or narrow, light or dark."""
 
 from __future__ import annotations
 
