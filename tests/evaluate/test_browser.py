@@ -1,4 +1,4 @@
-"""The page of a run in a browser: every section can be read, no error, nothing fetched; wide or narrow, light or dark."""
+"""The page of a run in a browser: each section readable, no error, nothing fetched; wide or narrow, light or dark."""
 
 from __future__ import annotations
 
