@@ -30,7 +30,7 @@ _FLAGS = [
     *("--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 ]
-# Of everything that is seen as text: where, how large, in which colour, before which. Every link is followed.
+# Every text that is seen, in which colour, before which, how large; every section is gone to.
 _FACTS = """(async () => {
   await Promise.all(Array.from(document.images, (image) => image.decode().catch(() => null)));
   const seen = (element) => {
@@ -55,11 +55,11 @@ _FACTS = """(async () => {
   }
   const covered = [];
   for (const link of document.querySelectorAll("nav a")) {
-    location.hash = new URL(link.href).hash;
-    await new Promise(requestAnimationFrame);
-    const heading = document.querySelector(`${location.hash} h2`).getBoundingClientRect();
+    const section = document.querySelector(link.getAttribute("href"));
+    section.scrollIntoView();
+    const heading = section.querySelector("h2").getBoundingClientRect();
     const at = document.elementFromPoint(heading.left + 1, heading.top + heading.height / 2);
-    if (at === null || at.tagName !== "H2") covered.push(location.hash);
+    if (at === null || at.tagName !== "H2") covered.push(section.id);
   }
   const page = document.documentElement;
   return {
@@ -137,14 +137,15 @@ class Browser:
         self._events.clear()
         for domain in ("Page", "Runtime", "Log", "Network"):
             call(f"{domain}.enable")
+        call("Page.setLifecycleEventsEnabled", enabled=True)
         phone = width < 600
         size = {"width": width, "height": 844 if phone else 800, "mobile": phone}
         call("Emulation.setDeviceMetricsOverride", deviceScaleFactor=2 if phone else 1, **size)
         feature = {"name": "prefers-color-scheme", "value": scheme}
         call("Emulation.setEmulatedMedia", features=[feature])
         address = page.absolute().as_uri()
-        call("Page.navigate", url=address)
-        while not any(event["method"] == "Page.loadEventFired" for event in self._events):
+        loader = call("Page.navigate", url=address)["loaderId"]
+        while not any(_is_loaded(event, loader) for event in self._events):
             self._events.append(self._receive())
         facts = self._facts(call)
         if picture is not None:
@@ -203,6 +204,12 @@ def _luminance(colour: str) -> float:
     levels = [int(part) / 255 for part in colour[4:-1].split(",")]
     red, green, blue = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in levels)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _is_loaded(event: dict[str, Any], loader: str) -> bool:
+    told = event["params"]
+    is_step = event["method"] == "Page.lifecycleEvent" and told["loaderId"] == loader
+    return is_step and told["name"] == "load"
 
 
 def _said(events: list[dict[str, Any]]):
