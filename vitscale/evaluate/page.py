@@ -32,7 +32,13 @@ CURVES = (
     ("held_out/top1", "held-out top-1"),
     ("held_out/loss", "held-out loss"),
 )
-_FACTS = ("train/images", "train/epoch", "train/loss", "held_out/top1", "held_out/top5")
+_FACTS = (
+    ("train/images", "images seen", "{:,.0f}"),
+    ("train/epoch", "epochs", "{:.2f}"),
+    ("train/loss", "training loss", "{:.4g}"),
+    ("held_out/top1", "held-out top-1", "{:.1%}"),
+    ("held_out/top5", "held-out top-5", "{:.1%}"),
+)
 
 Series = dict[str, Points]
 
@@ -103,7 +109,11 @@ def _summary(
     if subject is not None:
         count = sum(parameter.numel() for parameter in subject.model.parameters())
         rows.append(("parameters", human_count(count)))
-    rows += [(name, f"{series[name][-1][1]:.6g}") for name in _FACTS if name in series]
+    rows += [
+        (label, as_text.format(series[name][-1][1]))
+        for name, label, as_text in _FACTS
+        if name in series
+    ]
     rows.append(("restarts at step", ", ".join(f"{s:,}" for s in marks.restarts) or "none"))
     rows.append(("rewinds at step", ", ".join(f"{s:,}" for s in marks.rewinds) or "none"))
     cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in rows)
@@ -116,7 +126,7 @@ def _curves(series: Series, marks: Marks) -> str:
         f"{line_chart({label: series.get(name, ())}, marks)}</figure>"
         for name, label in CURVES
     )
-    note = '<p class="note">Dashed: restarts. Dotted: rewinds to a commit.</p>'
+    note = '<p class="note">Over steps. Dashed: restarts. Dotted: rewinds to a commit.</p>'
     return f'<div class="figures">{figures}</div>{note}'
 
 
