@@ -23,7 +23,7 @@ def browser(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory):
     """The page of a run that has logged a loss and nothing else."""
-    run = tmp_path_factory.mktemp("runs") / "bare"
+    run = tmp_path_factory.mktemp("bare")
     journal = Journal(run, 1)
     for step in (10, 20, 30):
         journal.append({"train/loss": 3.0 - step / 20}, step)
