@@ -44,13 +44,15 @@ _FACTS = """(async () => {
     }
     return "rgb(255, 255, 255)";
   };
-  const texts = [];
+  const texts = [], cut = [];
   const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walk.nextNode()) {
     const text = walk.currentNode.textContent.trim(), element = walk.currentNode.parentElement;
     if (!text || !seen(element)) continue;
     const style = getComputedStyle(element), drawn = element.closest("svg");
     const scale = drawn ? element.getScreenCTM().a : 1;
+    const frame = drawn?.getBoundingClientRect(), box = element.getBoundingClientRect();
+    if (drawn && (box.left < frame.left || box.right > frame.right)) cut.push(text);
     texts.push([text, drawn ? style.fill : style.color, behind(element), parseFloat(style.fontSize) * scale]);
   }
   const covered = [];
@@ -62,13 +64,14 @@ _FACTS = """(async () => {
     if (at === null || at.tagName !== "H2") covered.push(section.id);
   }
   const page = document.documentElement;
+  page.scrollIntoView();
   return {
     sections: Array.from(document.querySelectorAll("section"), (section) => section.id),
     headings: Array.from(document.querySelectorAll("section h2")).filter(seen).map((h) => h.closest("section").id),
     pictures: Array.from(document.images, (image) => image.naturalWidth),
     overflow: page.scrollWidth - page.clientWidth,
     dark: matchMedia("(prefers-color-scheme: dark)").matches,
-    texts, covered,
+    texts, cut, covered,
   };
 })()"""
 
@@ -91,6 +94,7 @@ class Sight:
         hidden = [name for name in facts["sections"] if name not in facts["headings"]]
         found += [f"the heading of {name} cannot be seen" for name in hidden]
         found += [f"the heading of {name} is covered" for name in facts["covered"]]
+        found += [f"cut off by the edge of its chart: {text}" for text in facts["cut"]]
         if bad := facts["pictures"].count(0):
             found.append(f"{bad} pictures are not shown")
         if facts["overflow"] > 0:

@@ -55,6 +55,7 @@ def test_every_section_is_readable_and_nothing_is_fetched(browser, reported, bar
         ('<p style="font-size: 8px">small</p>', "8.0 px: small"),
         ("<style>#curves h2 { display: none }</style>", "the heading of curves cannot be seen"),
         ("<style>header { height: 300px }</style>", "is covered"),
+        ("<style>.chart text { font-size: 40px }</style>", "cut off by the edge of its chart"),
     ],
 )
 def test_what_is_wrong_with_a_page_is_noticed(browser, bare, tmp_path, fault, problem):

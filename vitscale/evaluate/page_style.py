@@ -26,7 +26,8 @@ figure { margin: 0; padding: .7rem; background: var(--card); border: 1px solid v
   border-radius: 6px; min-width: 0; }
 figcaption { font-size: .85rem; color: var(--soft); overflow-wrap: anywhere; }
 svg { display: block; width: 100%; height: auto; }
-.chart text { font-size: 14px; } .intervals text { font-size: 10px; } .intervals { min-width: 640px; }
+.chart text { font-size: 14px; } .intervals text { font-size: 10px; }
+.wide table { min-width: 640px; }
 svg text { fill: var(--soft); font-variant-numeric: tabular-nums; }
 svg .value, svg .name { text-anchor: end; } svg .tick { text-anchor: middle; }
 svg .name { fill: var(--ink); }
@@ -42,7 +43,7 @@ svg .name { fill: var(--ink); }
 .key-3 { color: var(--c3); } .key-4 { color: var(--c4); } .key-5 { color: var(--c5); }
 .wide { margin-bottom: 1rem; overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-.wide table { width: 100%; margin-top: .6rem; }
+.wide table { width: 100%; margin-top: .6rem; } .wide td { overflow-wrap: normal; }
 th, td { padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px solid var(--rule);
   overflow-wrap: anywhere; }
 th { color: var(--soft); font-weight: 600; }
