@@ -26,7 +26,7 @@ from vitscale.config.engine import EngineConfig
 from vitscale.config.model import ModelConfig, Shape
 from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
-from vitscale.data.device import normalise
+from vitscale.data.device import Normaliser, normalise
 from vitscale.engine.allocator import keep_freed_memory
 from vitscale.engine.local import LocalEngine
 from vitscale.engine.zero import ZeroEngine
@@ -119,7 +119,7 @@ def engines(shape: Shape, plan: Plan) -> Iterable[tuple[str, Any]]:
             build_model(shape, seed=0),
             objective,
             OPTIM,
-            device=CPU,
+            normalise=Normaliser(CPU, torch.float32),
             dtype=torch.float32,
             accumulation=1,
             world=plan.world,
@@ -127,10 +127,10 @@ def engines(shape: Shape, plan: Plan) -> Iterable[tuple[str, Any]]:
     )
     for stage in (1, 2, 3):
         config = EngineConfig(zero_stage=stage, precision="fp32")
-        model = build_model(shape, seed=0)
+        model, pixels = build_model(shape, seed=0), Normaliser(CPU, torch.float32)
         yield (
             f"ZeRO-{stage}",
-            ZeroEngine(model, objective, config, OPTIM, plan, device=CPU),
+            ZeroEngine(model, objective, config, OPTIM, plan, normalise=pixels),
         )
 
 

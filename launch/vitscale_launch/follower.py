@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from vitscale_launch.stopping import StopSignals
 FOLLOW = "vitscale.train.follower:run"
 WHICH = "raw"
 _LOOK_S = 1.0
+_LOG_S = 1.0  # Ray looks for new lines of its processes ten times a second; the last ones are on their way
 _RESTARTS = 20  # one that can never start must not hold a finished job for ever
 
 Reply = dict[str, Any]
@@ -111,6 +113,7 @@ def _last_word(job: Job, actor: Any, done: Any, signals: StopSignals) -> str:
             break
     else:
         return f"the follower was not waited for. {_catch_up(job)}"
+    time.sleep(_LOG_S)
     try:
         return str(ray.get(done))
     except RayTaskError as error:

@@ -8,6 +8,7 @@ from PIL import Image
 from tests.model.test_options import trained_like
 from tests.planner.test_size import shape_with
 from vitscale.cli.main import main
+from vitscale.data.bad_images import BadImage
 from vitscale.evaluate.attention import position_similarity, rollout
 from vitscale.evaluate.pictures import look, view_of
 from vitscale.model.position import sincos2d
@@ -54,6 +55,15 @@ def test_a_view_is_the_central_part_of_the_aspect_asked_for(tmp_path):
     image.save(tmp_path / "bar.png")
     assert (view_of(tmp_path / "bar.png", (10, 10)) == 255).all()
     assert view_of(tmp_path / "bar.png", (10, 30)).mean() == pytest.approx(85, abs=1)
+
+
+def test_what_is_no_image_or_a_damaged_one_is_refused(tmp_path):
+    (tmp_path / "a.gif").write_bytes(b"GIF89a" + bytes(20))
+    (tmp_path / "cut.png").write_bytes(photo(tmp_path).read_bytes()[:20])
+    with pytest.raises(BadImage, match="GIF is none of JPEG, PNG and WebP"):
+        view_of(tmp_path / "a.gif", (10, 10))
+    with pytest.raises(BadImage, match="cannot be decoded"):
+        view_of(tmp_path / "cut.png", (10, 10))
 
 
 def test_pictures_of_a_model_show_every_patch(tmp_path):

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from tests.evaluate.made_runs import make_downstream, make_run, train
 from tests.train.recipes import make_recipe
 from vitscale.cli.main import main
 from vitscale.data.decode import decode
@@ -25,7 +24,6 @@ SECTIONS = [
     *("summary", "curves", "samples", "few-shot", "transfer"),
     *("filters", "positions", "attention", "mistakes"),
 ]
-RIDGE = '[data.one]\ntrain = "{0}/one"\ntest = "{0}/one-test"\n[[task]]\nmethod = "ridge"\nshots = [1, 5]\n'
 
 
 class Page(HTMLParser):
@@ -61,21 +59,13 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A finished run that was scored, with its page."""
-    home = tmp_path_factory.mktemp("page")
-    run = train(make_run(home, "train.duration=12 steps", "checkpoint.keep=3"))
-    make_downstream(home / "down")
-    suite = home / "r.toml"
-    suite.write_text(RIDGE.format(home / "down"))
-    how = ["--suite", str(suite), "--device", "cpu", "--workers", "1"]
-    assert main(["evaluate", str(run), *how]) == 0
-    assert main(["report", "page", str(run)]) == 0
-    return run, (run / "report" / "report.html").read_text()
+def text(reported):
+    """The page, as it stands in its file."""
+    return (reported / "report" / "report.html").read_text()
 
 
-def test_every_section_has_its_content(made):
-    page = Page(made[1])
+def test_every_section_has_its_content(text):
+    page = Page(text)
     assert page.sections == SECTIONS
     assert page.charts["curves"] >= 6 and page.charts["few-shot"] == 2
     assert page.charts["transfer"] == 2 and "one" in page.text_of("transfer")
@@ -86,22 +76,22 @@ def test_every_section_has_its_content(made):
     assert not [words for words in page.words.values() if "not measured" in words]
 
 
-def test_a_run_folder_alone_asks_for_its_page(made, capsys):
-    assert main(["report", str(made[0])]) == 0
+def test_a_run_folder_alone_asks_for_its_page(reported, capsys):
+    assert main(["report", str(reported)]) == 0
     assert "report.html" in capsys.readouterr().out
-    assert main(["report", "drow", str(made[0])]) == 2
+    assert main(["report", "drow", str(reported)]) == 2
     assert "draw" in capsys.readouterr().err
 
 
-def test_nothing_is_fetched_and_no_script_is_run(made):
-    page = Page(made[1])
+def test_nothing_is_fetched_and_no_script_is_run(text):
+    page = Page(text)
     links = [address for address in page.addresses if not address.startswith("data:")]
     assert links == [f"#{name}" for name in SECTIONS]
-    assert "script" not in page.tags and "@import" not in made[1] and "url(" not in made[1]
+    assert "script" not in page.tags and "@import" not in text and "url(" not in text
 
 
-def test_pictures_are_whole_pngs_of_the_size_of_what_they_show(made):
-    page = Page(made[1])
+def test_pictures_are_whole_pngs_of_the_size_of_what_they_show(text):
+    page = Page(text)
     sizes = {}
     for name, images in page.images.items():
         data = [base64.b64decode(image.removeprefix("data:image/png;base64,")) for image in images]
@@ -110,11 +100,12 @@ def test_pictures_are_whole_pngs_of_the_size_of_what_they_show(made):
     assert sizes["positions"] == {(11, 11)}  # 3 x 3 maps of 3 x 3, a gap between
 
 
-def test_the_mistakes_are_those_of_the_model(made):
-    subject, _ = subject_at(made[0], make_recipe(made[0].parent, made[0].parent / "data").config)
-    assert subject is not None and subject.held_out is not None
+def test_the_mistakes_are_those_of_the_model(reported):
+    home = reported.parent
+    subject, _ = subject_at(reported, make_recipe(home, home / "data").config)
+    assert subject is not None
     found = mistakes(subject.model, subject.images, subject.prepare, subject.view)
-    lines = (made[0] / "metrics.jsonl").read_text().splitlines()
+    lines = (reported / "metrics.jsonl").read_text().splitlines()
     scored = [json.loads(line)["values"] for line in lines if "held_out/top1" in line][-1]
     assert len(found) == round(17 * (1 - scored["held_out/top1"]))
     assert all(one.truth != one.guess for one in found)

@@ -41,7 +41,7 @@ def test_a_follower_that_cannot_be_is_refused_before_anything_starts(recipe, tmp
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")
-def test_a_job_on_ray_has_every_commit_scored_once_when_it_ends(tmp_path):
+def test_a_job_on_ray_has_every_commit_scored_once_when_it_ends(tmp_path, capfd):
     """Real ranks, a real suite; the job is submitted a second time for more steps."""
     data = make_data(tmp_path / "data")
     make_downstream(tmp_path / "down")
@@ -60,3 +60,8 @@ def test_a_job_on_ray_has_every_commit_scored_once_when_it_ends(tmp_path):
     told = (folder / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in told if "transfer/one/knn" in line]
     assert sorted(steps) == [2, 4, 6, 8, 10]
+    # Ray puts the name of the process before each line.
+    said = [line for line in capfd.readouterr().err.splitlines() if "[follower] " in line]
+    assert [line for line in said if "suite s" in line]
+    scored = [line.partition("[follower] ")[2] for line in said if line.endswith(" is scored")]
+    assert len(scored) == len({*scored}) == 5

@@ -214,6 +214,30 @@ def test_code_that_differs_from_its_commit_is_refused(terminal):
     assert "vitscale/new.py" in output
 
 
+KNN = """
+[data.digits]
+train = "data/digits/train"
+test = "data/digits/held-out"
+[[task]]
+method = "knn"
+k = [10]
+"""
+
+
+def test_what_the_follower_of_a_job_says_is_in_the_log_of_the_job(terminal, tmp_path):
+    terminal.succeed("test -d data/digits || vitscale shards pack --from digits --to data/digits")
+    (tmp_path / "knn.toml").write_text(KNN)
+    follow = f"run.name=watched cluster.follow.suite={tmp_path / 'knn.toml'}"
+    terminal.succeed(f"vitscale submit configs/debug/tiny.toml --on ray {follow}")
+    code, output = terminal.type("vitscale jobs logs watched -f")
+    assert code == 0, output
+    said = [line for line in output.splitlines() if "[follower] " in line]
+    assert [line for line in said if "suite knn" in line], output
+    # Nodes of one machine share the folder of their logs, so each line comes once for every node.
+    scored = {line.partition("] ")[2] for line in said if line.endswith(" is scored")}
+    assert scored == {"watched step 25 is scored", "watched step 50 is scored"}, output
+
+
 def test_the_jobs_of_a_sweep_wait_for_room_and_run_one_after_another(terminal):
     terminal.succeed("test -d data/digits || vitscale shards pack --from digits --to data/digits")
     sweep = "vitscale submit configs/debug/tiny.toml --on ray run.name=grid cluster.workers_min=2 "

@@ -120,22 +120,22 @@ def build_engine(
     Raises:
         ResourceError: DeepSpeed is asked for and not installed.
     """
+    dtype = DTYPES[config.engine.precision]
+    normalise = Normaliser(device, dtype, config.data.mean, config.data.std)
     if config.engine.kind == "local":
         engine: StepEngine = LocalEngine(
             model,
             objective,
             config.optim,
-            device=device,
-            dtype=DTYPES[config.engine.precision],
+            normalise=normalise,
+            dtype=dtype,
             accumulation=plan.accumulation,
             world=place.world,
             fused=fused,
         )
     else:
         engine = ZeroEngine(
-            model, objective, config.engine, config.optim, plan, device=device, fused=fused
+            model, objective, config.engine, config.optim, plan, normalise=normalise, fused=fused
         )
-    mean, std = config.data.mean, config.data.std
-    engine.normalise = Normaliser(device, DTYPES[config.engine.precision], mean, std)
     mixing = Mixing(config.data, config.run.seed)
     return SeededEngine(engine, config.run.seed, place, mixing)

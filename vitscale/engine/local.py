@@ -27,7 +27,7 @@ class LocalEngine:
         objective: Objective,
         optim: OptimConfig,
         *,
-        device: torch.device,
+        normalise: Normaliser,
         dtype: torch.dtype,
         accumulation: int,
         world: int,
@@ -35,14 +35,13 @@ class LocalEngine:
     ) -> None:
         freeze(model, optim.freeze)
         frozen = FrozenWeights(model, dist.get_rank() if world > 1 else 0, world)
-        self.model = model.to(device)
+        self.normalise, self.device = normalise, normalise.device
+        self.model = model.to(self.device)
         self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.masters = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.model.to(dtype)
-        self.device = device
-        self.normalise = Normaliser(device, dtype)
         self.objective, self.largest_norm = objective, optim.largest_norm
-        self.scale = torch.ones((), device=device)
+        self.scale = torch.ones((), device=self.device)
         self.draw: Draw | None = None
         self.accumulation, self.world = accumulation, world
         self.optimizer = make_optimizer(optim, self._groups(optim), fused=fused)

@@ -60,14 +60,14 @@ class ZeroEngine:
         optim: OptimConfig,
         plan: Plan,
         *,
-        device: torch.device,
+        normalise: Normaliser,
         fused: bool = True,
     ) -> None:
+        device = normalise.device
         deepspeed = _import_deepspeed(device)
         assert config.stage is not None, "the local engine has no stage"
-        self.stage, self.device = config.stage, device
+        self.stage, self.device, self.normalise = config.stage, device, normalise
         dtype = DTYPES[config.precision]
-        self.normalise = Normaliser(device, dtype)
         self.objective, self.largest_norm = objective, optim.largest_norm
         self.scale = torch.ones((), device=device)
         self.draw: Draw | None = None

@@ -47,20 +47,23 @@ def line_chart(lines: Mapping[str, Points], marks: Marks = Marks()) -> str:
 def intervals(rows: Sequence[tuple[str, float, float, float]]) -> str:
     """Points with their intervals below each other, in percent: (name, value, low, high), each in 0..1."""
     height = 22 * len(rows) + 34
+    begin = 20 + 6 * max(len(name) for name, *_ in rows)  # a letter of 10 px takes less than 6
+    width = begin + 450
     parts = []
     for number in range(0, 101, 25):
-        x = 230 + 4.2 * number
+        x = begin + 4.2 * number
         parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="4" y2="{height - 28}"/>')
         parts.append(f'<text class="tick" x="{x}" y="{height - 12}">{number} %</text>')
     for row, (name, value, low, high) in enumerate(rows):
         y = 16 + 22 * row
-        left, right, at = (230 + 420 * max(0.0, min(1.0, part)) for part in (low, high, value))
+        left, right, at = (begin + 420 * max(0.0, min(1.0, part)) for part in (low, high, value))
         title = f"<title>{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})</title>"
-        parts.append(f'<text class="name" x="222" y="{y + 4}">{html.escape(name)}</text>')
+        parts.append(f'<text class="name" x="{begin - 8}" y="{y + 4}">{html.escape(name)}</text>')
         ends = f'x1="{left:.1f}" x2="{right:.1f}" y1="{y}" y2="{y}"'
         parts.append(f'<line class="line line-0" {ends}>{title}</line>')
         parts.append(f'<circle class="dot dot-0" cx="{at:.1f}" cy="{y}" r="3.5">{title}</circle>')
-    return f'<svg class="intervals" viewBox="0 0 680 {height}">{"".join(parts)}</svg>'
+    size = f'viewBox="0 0 {width} {height}" style="min-width: {width}px"'
+    return f'<svg class="intervals" {size}>{"".join(parts)}</svg>'
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def _round_values(low: float, high: float, wanted: int = 4) -> list[float]:
     """About `wanted` values with one or two digits between the two."""
     rough = (high - low) / wanted or 1.0
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
+    step = min((m * power for m in (1, 2, 5, 10)), key=lambda size: abs(math.log(size / rough)))
     first = math.ceil(low / step)
     return [n * step for n in range(first, math.floor(high / step) + 1)]
 

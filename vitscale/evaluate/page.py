@@ -32,7 +32,13 @@ CURVES = (
     ("held_out/top1", "held-out top-1"),
     ("held_out/loss", "held-out loss"),
 )
-_FACTS = ("train/images", "train/epoch", "train/loss", "held_out/top1", "held_out/top5")
+_FACTS = (
+    ("train/images", "images seen", 1, "{:,.0f}"),
+    ("train/epoch", "epochs", 1, "{:.2f}"),
+    ("train/loss", "training loss", 1, "{:.4g}"),
+    ("held_out/top1", "held-out top-1", 100, "{:.1f} %"),
+    ("held_out/top5", "held-out top-5", 100, "{:.1f} %"),
+)
 
 Series = dict[str, Points]
 
@@ -61,7 +67,7 @@ def write_page(run: Path, *, to: Path | None = None) -> Path:
     subject, why = subject_at(run, config)
     sections = [
         ("summary", "Summary", _summary(run, config, series, marks, subject)),
-        ("curves", "Curves", _curves(series, marks) + _efficiency(run, config, marks)),
+        ("curves", "Curves", _curves(series, marks, _efficiency(run, config, marks))),
         ("samples", "Samples seen", _told(lambda: _samples(run))),
         ("few-shot", "Few-shot over steps", _few_shot(series, marks)),
         ("transfer", "Transfer", _transfer(run)),
@@ -103,30 +109,32 @@ def _summary(
     if subject is not None:
         count = sum(parameter.numel() for parameter in subject.model.parameters())
         rows.append(("parameters", human_count(count)))
-    rows += [(name, f"{series[name][-1][1]:.6g}") for name in _FACTS if name in series]
+    rows += [
+        (label, text.format(factor * series[name][-1][1]))
+        for name, label, factor, text in _FACTS
+        if name in series
+    ]
     rows.append(("restarts at step", ", ".join(f"{s:,}" for s in marks.restarts) or "none"))
     rows.append(("rewinds at step", ", ".join(f"{s:,}" for s in marks.rewinds) or "none"))
     cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in rows)
     return f'<table class="facts">{cells}</table>'
 
 
-def _curves(series: Series, marks: Marks) -> str:
+def _curves(series: Series, marks: Marks, efficiency: str) -> str:
     figures = "".join(
         f"<figure><figcaption>{label}</figcaption>"
         f"{line_chart({label: series.get(name, ())}, marks)}</figure>"
         for name, label in CURVES
     )
-    note = '<p class="note">Dashed: restarts. Dotted: rewinds to a commit.</p>'
-    return f'<div class="figures">{figures}</div>{note}'
+    note = '<p class="note">Over steps. Dashed: restarts. Dotted: rewinds to a commit.</p>'
+    return f'<div class="figures">{figures}{efficiency}</div>{note}'
 
 
 def _efficiency(run: Path, config: RunConfig | None, marks: Marks) -> str:
     found = efficiency_of(run, config.engine.precision if config else None)
     note = f'<p class="note">{html.escape(found.note)}</p>' if found.note else ""
-    return (
-        f'<div class="figures"><figure><figcaption>{found.label}</figcaption>'
-        f"{line_chart({found.label: found.points}, marks)}{note}</figure></div>"
-    )
+    chart = line_chart({found.label: found.points}, marks)
+    return f"<figure><figcaption>{found.label}</figcaption>{chart}{note}</figure>"
 
 
 def _few_shot(series: Series, marks: Marks) -> str:
@@ -137,7 +145,8 @@ def _few_shot(series: Series, marks: Marks) -> str:
         dataset, _, setting = rest.partition("/ridge/")
         if room == "transfer" and setting:
             shown: Points = [(step, 100 * value) for step, value in points]
-            by_set.setdefault(dataset, {})[setting] = shown
+            called = dataset.replace("_", " ") if dataset.startswith("mean_of_") else dataset
+            by_set.setdefault(called, {})[setting] = shown
     if not by_set:
         return _absent("Score the run with `vitscale evaluate --follow RUN --suite NAME`.")
     figures = "".join(

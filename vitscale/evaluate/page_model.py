@@ -24,26 +24,22 @@ _MISTAKES = 12
 
 @dataclass(frozen=True)
 class Subject:
-    """The model, what prepares its pixels, and images it was not trained on, where the run has some."""
+    """The model, what prepares its pixels, and images it was not trained on, or why there are none."""
 
     model: ViT
     prepare: Prepare
     view: View
-    held_out: Corpus | None
+    held_out: Corpus | VitscaleError
 
     @property
     def images(self) -> Corpus:
         """Real images to look at.
 
         Raises:
-            DataError: the run has no held-out set.
+            VitscaleError: the run has no held-out set, or it cannot be read any more.
         """
-        if self.held_out is None:
-            raise DataError(
-                "the run has no set whose images could be shown",
-                where="data.held_out",
-                do="Name a held-out set in the recipe.",
-            )
+        if isinstance(self.held_out, VitscaleError):
+            raise self.held_out
         return self.held_out
 
 
@@ -54,14 +50,20 @@ def subject_at(run: Path, config: RunConfig | None) -> tuple[Subject | None, str
     except VitscaleError as error:
         return None, str(error)
     prepare = preparation(weights, torch.device("cpu"), torch.float32)
-    view, held_out = View(), None
-    if config is not None and config.data.held_out is not None:
-        view = View(config.evaluate.crop, config.evaluate.resize_px)
-        try:
-            held_out = open_corpus([config.data.held_out], config.data)
-        except VitscaleError:
-            held_out = None
-    return Subject(sized(weights, None).eval(), prepare, view, held_out), ""
+    model = sized(weights, None).eval()
+    if config is None or config.data.held_out is None:
+        none = DataError(
+            "the run has no set whose images could be shown",
+            where="data.held_out",
+            do="Name a held-out set in the recipe.",
+        )
+        return Subject(model, prepare, View(), none), ""
+    try:
+        held_out = open_corpus([config.data.held_out], config.data)
+    except VitscaleError as error:
+        held_out = error
+    view = View(config.evaluate.crop, config.evaluate.resize_px)
+    return Subject(model, prepare, view, held_out), ""
 
 
 def _filters(subject: Subject) -> str:
@@ -98,7 +100,7 @@ def _mistakes(subject: Subject) -> str:
     shown = [
         (
             pictures.png_of(one.image),
-            f"{one.truth}, taken for {one.guess} ({100 * one.share:.0f} %)",
+            f"{one.truth}, taken for {one.guess} ({100 * one.share:.0f}\u00a0%)",
         )
         for one in found[:_MISTAKES]
     ]

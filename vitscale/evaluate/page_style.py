@@ -21,12 +21,13 @@ a:hover { text-decoration: underline; }
 main { max-width: 1080px; margin: 0 auto; padding: 0 1.5rem 3rem; }
 section { padding-top: 1.4rem; scroll-margin-top: 4.5rem; }
 h2 { margin: 0 0 .7rem; font-size: 1.05rem; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(330px, 1fr)); gap: 1rem; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr)); gap: 1rem; }
 figure { margin: 0; padding: .7rem; background: var(--card); border: 1px solid var(--rule);
   border-radius: 6px; min-width: 0; }
 figcaption { font-size: .85rem; color: var(--soft); overflow-wrap: anywhere; }
 svg { display: block; width: 100%; height: auto; }
 .chart text { font-size: 14px; } .intervals text { font-size: 10px; }
+.wide table { min-width: 640px; }
 svg text { fill: var(--soft); font-variant-numeric: tabular-nums; }
 svg .value, svg .name { text-anchor: end; } svg .tick { text-anchor: middle; }
 svg .name { fill: var(--ink); }
@@ -42,7 +43,7 @@ svg .name { fill: var(--ink); }
 .key-3 { color: var(--c3); } .key-4 { color: var(--c4); } .key-5 { color: var(--c5); }
 .wide { margin-bottom: 1rem; overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-.wide table { width: 100%; margin-top: .6rem; }
+.wide table { width: 100%; margin-top: .6rem; } .wide td { overflow-wrap: normal; }
 th, td { padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px solid var(--rule);
   overflow-wrap: anywhere; }
 th { color: var(--soft); font-weight: 600; }
@@ -54,4 +55,7 @@ th { color: var(--soft); font-weight: 600; }
 img { display: block; image-rendering: pixelated; }
 .filter img { width: 56px; } .photo { width: 118px; } .photo img { width: 104px; }
 .map { width: min(100%, 520px); }
+@media (max-width: 700px) {
+  header { position: static; padding: .7rem 1rem; } main { padding: 0 1rem 2rem; }
+  section { scroll-margin-top: 0; } .figures > figure { padding: .5rem; } }
 """

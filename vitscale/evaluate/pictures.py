@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vitscale.config.preprocessing import PLAIN, Preprocessing
 from vitscale.data.augment import center_boxes
-from vitscale.data.decode import decode
 from vitscale.data.device import normalise
+from vitscale.data.image_headers import read_header
 from vitscale.data.pixels import choose_decoder
 from vitscale.evaluate.attention import position_similarity, rollout
 from vitscale.model.vit import ViT
@@ -43,9 +43,9 @@ def look(model: ViT, files: Sequence[Path], to: Path, pixels: Preprocessing = PL
 def view_of(file: Path, size: tuple[int, int]) -> np.ndarray:
     """The largest central part of an image file that has the aspect of `size`, uint8 [H, W, 3]."""
     data = file.read_bytes()
-    sizes = np.array([decode(data).size], np.int32)
+    header = read_header(data)
+    box = center_boxes(np.array([(header.width, header.height)], np.int32), size)[0].tolist()
     view = np.empty((*size, 3), np.uint8)
-    box = center_boxes(sizes, size)[0].tolist()
     choose_decoder("auto").view(data, view, box, False, shrink=False)
     return view
 

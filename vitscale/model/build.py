@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -47,23 +47,30 @@ class Fitting:
     """"same" insists on equal patches; "flexi-pinv" resamples the projection."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class LoadReport:
-    """What became of every tensor when weights met a model."""
+    """What became of every tensor when weights met a model, or were read from a file of others."""
 
-    loaded: list[str] = field(default_factory=list)
-    resampled: list[str] = field(default_factory=list)
-    new: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
+    loaded: int = 0
+    resampled: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    """Known to have no place in a model of ours."""
+    unexpected: tuple[str, ...] = ()
+    """Not known, and left out because that was allowed."""
 
     def lines(self) -> list[str]:
-        """One line per kind, naming every tensor that was not simply loaded."""
-        return [
-            f"loaded      {len(self.loaded)} tensors",
-            *(f"resampled   {name}" for name in self.resampled),
-            *(f"new         {name}" for name in self.new),
-            *(f"not loaded  {name}" for name in self.unused),
-        ]
+        """For people: how many were loaded, and a line for each that was not simply loaded."""
+        kinds = (
+            ("resampled", self.resampled),
+            ("new", self.new),
+            ("not loaded", self.dropped),
+            ("ignored", self.ignored),
+            ("unexpected", self.unexpected),
+        )
+        named = [f"{kind:<11} {name}" for kind, names in kinds for name in names]
+        return [f"loaded      {self.loaded} tensors", *named]
 
 
 def load_pretrained(
@@ -77,27 +84,27 @@ def load_pretrained(
     Raises:
         CheckpointError: a tensor that should be loaded is missing or has another shape, or one has no place.
     """
-    report = LoadReport()
     _insist_on_same_function(source, model.shape)
     own = dict(model.named_parameters())
+    loaded, resampled, new, dropped = 0, [], [], []
     for name in sorted(set(own) | set(weights)):
         if name not in own:
             if not _may_be_dropped(name, fitting):
                 raise _misfit(name, "has no place in the model", source, model.shape)
-            report.unused.append(f"{name} {list(weights[name].shape)}")
+            dropped.append(f"{name} {list(weights[name].shape)}")
         elif name.startswith("head.") and fitting.head == "new":
-            report.new.append(f"{name} {list(own[name].shape)}")
+            new.append(f"{name} {list(own[name].shape)}")
             if name in weights:
-                report.unused.append(f"{name} {list(weights[name].shape)}")
+                dropped.append(f"{name} {list(weights[name].shape)}")
         elif name in weights:
             value, how = _fitted(name, weights[name], source, model.shape, fitting)
             _copy(own[name], name, value, source, model.shape)
-            report.loaded.append(name)
+            loaded += 1
             if how:
-                report.resampled.append(f"{name} {how}")
+                resampled.append(f"{name} {how}")
         else:
             raise _misfit(name, "is missing from the checkpoint", source, model.shape)
-    return report
+    return LoadReport(loaded, tuple(resampled), tuple(new), tuple(dropped))
 
 
 _SAME = ("heads", "activation", "norm", "norm_eps", "parallel", "positions", "rope_base")

@@ -1,4 +1,7 @@
-"""The follower of a job: scores every commit while the ranks train, in a process that the launcher starts."""
+"""The follower of a job: scores every commit while the ranks train, in a process that the launcher starts.
+
+It logs to stderr as the ranks do; Ray brings that into the log of the job.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,7 @@ def run(request: dict[str, Any], over: Callable[[], bool]) -> str:
         LeaseError: somebody else follows the run for this suite.
         VitscaleError: a task failed. The commit is tried again at the next start.
     """
+    worker.speak("follower", logging.INFO)
     suite = LoadedSuite.from_json(request["suite"])
     folder = Path(request["folder"])
     machine = Machine(device=request["device"], threads=request["threads"])
@@ -49,7 +53,15 @@ def run(request: dict[str, Any], over: Callable[[], bool]) -> str:
     until = time.monotonic() + _TAKEN_S
     while True:
         try:
-            follow([folder], suite.name, request["which"], score, patience_s=math.inf, over=over)
+            follow(
+                [folder],
+                suite.name,
+                request["which"],
+                score,
+                patience_s=math.inf,
+                say=log.info,
+                over=over,
+            )
         except LeaseError:
             if time.monotonic() > until:
                 raise

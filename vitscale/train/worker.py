@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vitscale.attempts import attempt_folder
 from vitscale.config.load import Recipe
 from vitscale.errors import STOPPED_EXIT_CODE, LeaseError, VitscaleError
-from vitscale.place import Place, place_of
+from vitscale.place import place_of
 from vitscale.train.life import Life, run_folder
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def run(
         Exception: anything another try may heal, such as a lost peer.
     """
     life = Life(Recipe.from_json(request["recipe"]), place_of(), request)
-    _speak(life.place)
+    speak(str(life.place.rank), logging.INFO if life.place.is_first else logging.WARNING)
     try:
         return _attempt(life, leaving, export, profiled=bool(request.get("profile")))
     except LeaseError as error:  # the folder is somebody else's: not a word into it
@@ -121,14 +121,14 @@ def _attempt(
     return answer | ({"leaving": run.stop.leaving} if run.stop.leaving else {})
 
 
-def _speak(place: Place) -> None:
-    """Log lines of vitscale go to stderr: all of rank 0's, only warnings of the others."""
+def speak(name: str, level: int) -> None:
+    """Log lines of vitscale go to stderr, from `level` on, behind the name that this process took first."""
     root = logging.getLogger("vitscale")
     if not root.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter(f"[{place.rank}] %(message)s"))
+        handler.setFormatter(logging.Formatter(f"[{name}] %(message)s"))
         root.addHandler(handler)
-    root.setLevel(logging.INFO if place.is_first else logging.WARNING)
+    root.setLevel(level)
 
 
 def _publish(folder: Path, number: int, tracker: Tracker) -> None:

@@ -16,13 +16,13 @@ from vitscale.checkpoint.weights import insist_on_new
 from vitscale.config.model import Shape
 from vitscale.config.preprocessing import Preprocessing
 from vitscale.errors import CheckpointError, ConfigError
-from vitscale.model.build import PRETRAINING_ONLY
+from vitscale.model.build import PRETRAINING_ONLY, LoadReport
 from vitscale.model.position import rotation_periods
 from vitscale.model.vit import ViT
 from vitscale.weights import huggingface, npz, timm
 from vitscale.weights.architecture import shape_of
 from vitscale.weights.format import Format, Hints
-from vitscale.weights.model import Model, Target, Told, fitted, head_of, record_of
+from vitscale.weights.model import Model, Target, fitted, head_of, record_of
 from vitscale.weights.source import Source, open_source
 from vitscale.weights.table import names_of, read
 from vitscale.weights.tokens import as_ours
@@ -200,7 +200,7 @@ def _lacking(names: Iterable[str]) -> CheckpointError:
     return CheckpointError(f"lacks {', '.join(sorted(names))}", do="The file is not complete.")
 
 
-def _accounted(left: Iterable[str], known: Format, wishes: Wishes) -> Told:
+def _accounted(left: Iterable[str], known: Format, wishes: Wishes) -> LoadReport:
     """Sort what no rule read.
 
     Raises:
@@ -220,7 +220,7 @@ def _accounted(left: Iterable[str], known: Format, wishes: Wishes) -> Told:
             given="; ".join(sorted(reasons)) or None,
             do="If the model may do without them, give --allow-unexpected; they are listed then.",
         )
-    return Told(ignored=tuple(sorted(ignored)), unexpected=tuple(unexpected))
+    return LoadReport(ignored=tuple(sorted(ignored)), unexpected=tuple(unexpected))
 
 
 def _some(names: list[str]) -> str:

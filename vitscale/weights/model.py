@@ -11,32 +11,14 @@ from torch import Tensor
 from vitscale.config.model import Shape
 from vitscale.config.preprocessing import Preprocessing
 from vitscale.errors import ConfigError
-from vitscale.model.build import PRETRAINING_ONLY, Fitting, build_model, load_pretrained
+from vitscale.model.build import (
+    PRETRAINING_ONLY,
+    Fitting,
+    LoadReport,
+    build_model,
+    load_pretrained,
+)
 from vitscale.model.resample import Mode
-
-
-@dataclass(frozen=True)
-class Told:
-    """What became of every tensor that was not simply loaded."""
-
-    loaded: int = 0
-    resampled: tuple[str, ...] = ()
-    new: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-
-    def lines(self) -> list[str]:
-        """For people: a line for each tensor that was not simply loaded."""
-        kinds = (
-            ("resampled", self.resampled),
-            ("new", self.new),
-            ("not loaded", self.dropped),
-            ("ignored", self.ignored),
-            ("unexpected", self.unexpected),
-        )
-        named = [f"{kind:<11} {name}" for kind, names in kinds for name in names]
-        return [f"loaded      {self.loaded} tensors", *named]
 
 
 @dataclass(frozen=True)
@@ -47,7 +29,7 @@ class Model:
     tensors: dict[str, Tensor]
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     headless: bool = False
-    told: Told = field(default_factory=Told)
+    told: LoadReport = field(default_factory=LoadReport)
 
     @property
     def parameters(self) -> int:

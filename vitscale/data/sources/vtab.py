@@ -3,6 +3,10 @@
 Which images are the 800 and 200 follows from the order of records of one release of a library, so lists are taken and
 not made: `TASK/train800.txt`, `val200.txt` and `test.txt` with `path label` lines below the task's folder, as most
 repositories have them. Rules turn the annotations of four sources into labels, where a list has annotations instead.
+
+Tasks, sizes and rules are those of github.com/google-research/task_adaptation at commit d7630d3c43ba (2021-03-22): the
+tasks of `scripts/run_all_tasks.sh`, sizes and classes as `task_adaptation/data/*_test.py` expect them, rules of
+`clevr.py`, `kitti.py` and `dsprites.py` beside those. The groups are the paper's.
 """
 
 from __future__ import annotations
@@ -33,12 +37,12 @@ class VtabTask:
 
 
 def clevr_count(objects: float) -> int:
-    """Three to ten objects are classes 0 to 7."""
+    """Three to ten objects are classes 0 to 7 (task `count_all`)."""
     return int(objects) - 3
 
 
 def by_thresholds(thresholds: tuple[float, ...]) -> Callable[[float], int]:
-    """The number of the last threshold that lies below a value."""
+    """The number of the last threshold that lies below a value; -1 for none, which is no label."""
 
     def rule(value: float) -> int:
         return sum(value > threshold for threshold in thresholds) - 1
@@ -47,7 +51,7 @@ def by_thresholds(thresholds: tuple[float, ...]) -> Callable[[float], int]:
 
 
 def binned(values: int, bins: int = 16) -> Callable[[float], int]:
-    """So many values of a factor in 16 bins of equal width."""
+    """So many values of a factor, counted from 0, in 16 bins of equal width."""
 
     def rule(value: float) -> int:
         return math.floor(value / values * bins)
@@ -56,12 +60,10 @@ def binned(values: int, bins: int = 16) -> Callable[[float], int]:
 
 
 clevr_distance = by_thresholds((0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0))
-"""Depth of the closest object."""
+"""Depth of the closest object, the third of its pixel coordinates (task `closest_object_distance`)."""
 kitti_distance = by_thresholds((-100.0, 8.0, 20.0, 999.0))
-"""Depth of the closest car, van or truck; 1000 where there is none."""
+"""Depth in metres of the closest car, van or truck, 1000 where there is none (task `closest_vehicle_distance`)."""
 
-# Sizes of the test sets: from memory of arXiv 1910.04867, appendix A, not looked up. Rules: `task_adaptation/data` of
-# its repository.
 TASKS = {
     "cifar": VtabTask("natural", 100, 10_000),
     "caltech101": VtabTask("natural", 102, 6_084),
