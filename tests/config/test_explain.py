@@ -27,7 +27,7 @@ def test_every_key_has_a_help_text_and_a_type_in_words(key):
         ("data.crop_area", "[number, number]", "", "[0.05, 1.0]"),
         ("model.image_px", "whole number | [whole number, whole number]", "", "224"),
         ("engine.zero_stage", '"auto" | 0 | 1 | 2 | 3', "", '"auto"'),
-        ("engine.precision", '"bf16" | "fp32"', "", '"bf16"'),
+        ("engine.precision", '"bf16" | "fp16" | "fp32"', "", '"bf16"'),
         ("train.label_smoothing", "number", ">= 0, < 1", "0.0"),
     ],
 )

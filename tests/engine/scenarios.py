@@ -22,6 +22,8 @@ from vitscale.data.mix import Mixing
 from vitscale.engine.build import SeededEngine
 from vitscale.engine.collectives import Ranks
 from vitscale.engine.local import LocalEngine
+from vitscale.engine.loss_scale import loss_scale_of
+from vitscale.engine.precision import DTYPES
 from vitscale.engine.recompute import set_recompute
 from vitscale.engine.zero import ZeroEngine
 from vitscale.model.build import build_model
@@ -75,21 +77,19 @@ def make_engine(case: dict[str, Any], ranks: Ranks) -> tuple[SeededEngine, Plan]
         ema=case.get("ema", "off"),
         **case.get("optim", {}),
     )
+    dtype = DTYPES[case.get("precision", "fp32")]
     config = EngineConfig(
         kind=case["kind"],
         zero_stage=case.get("stage", "auto"),
         zero_hpz=case.get("hpz"),
         offload=case.get("offload", "none"),
         precision=case.get("precision", "fp32"),
+        loss_scale=case.get("loss_scale", "dynamic"),
     )
     distillation = None
     if "taught" in case:
-        teacher = teacher_model().to(
-            torch.bfloat16 if config.precision == "bf16" else torch.float32
-        )
-        distillation = Distillation(teacher, share=case["taught"])
+        distillation = Distillation(teacher_model().to(dtype), share=case["taught"])
     objective = make_objective("softmax", 0.0, distillation)
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     normalise = Normaliser(torch.device("cpu"), dtype)
     if case["kind"] == "local":
         engine: Any = LocalEngine(
@@ -103,6 +103,7 @@ def make_engine(case: dict[str, Any], ranks: Ranks) -> tuple[SeededEngine, Plan]
         )
     else:
         engine = ZeroEngine(model, objective, config, optim, plan, normalise=normalise)
+    engine.loss_scale = loss_scale_of(config)
     mix = {key: case[key] for key in ("mixup", "cutmix") if key in case}
     mixing = Mixing(DataConfig.model_validate({"train": "none", **mix}), 3)
     return SeededEngine(engine, 3, ranks.place, mixing), plan
@@ -252,7 +253,7 @@ def master_weights(engine: Any, case: dict[str, Any]) -> dict[str, torch.Tensor]
     if case["kind"] == "local":
         return dict(engine.masters)
     trained = {n: p for n, p in engine.model.named_parameters() if p.requires_grad}
-    if case["stage"] == 0 and case.get("precision") == "bf16":
+    if case["stage"] == 0 and case.get("precision", "fp32") != "fp32":
         wrapper = engine.engine.optimizer
         masters = {
             id(low): high.detach()
@@ -260,7 +261,7 @@ def master_weights(engine: Any, case: dict[str, Any]) -> dict[str, torch.Tensor]
             for low, high in zip(lows, highs, strict=True)
         }
         return {name: masters[id(p)] for name, p in trained.items()}
-    if case["stage"] == 0:  # in float32
+    if case["stage"] == 0:
         return {name: p.detach() for name, p in trained.items()}
     from deepspeed.utils import safe_get_full_fp32_param
 

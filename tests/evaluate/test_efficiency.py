@@ -46,7 +46,7 @@ def test_mfu_is_a_share_of_the_peak_of_the_ranks_that_ran_the_step(tmp_path):
     ("device", "precision", "note"),
     [
         ("NVIDIA H100 PCIe", "bf16", "the peak of NVIDIA H100 PCIe is not in the planner's table"),
-        (H100, "fp32", "peaks in bf16, and the run computes in fp32"),
+        (H100, "fp32", "peaks in bf16 and fp16, and the run computes in fp32"),
         ("", "bf16", "an unknown device"),
     ],
 )

@@ -10,6 +10,7 @@ import statistics
 import pytest
 
 from vitscale.config.train import GuardConfig
+from vitscale.engine.loss_scale import LossScale
 from vitscale.errors import NotFiniteError
 from vitscale.train.events import Events, sentence_of
 from vitscale.train.guard import Guard
@@ -25,10 +26,11 @@ def guard_of(events=None, **settings):
     return guard
 
 
-def step(guard, losses, norm=1.0, number=0):
+def step(guard, losses, norm=1.0, number=0, scale=None):
     """One step as the loop does it; whether it was applied."""
+    at = Progress(1000, number, number * 16)
     passed = guard.passes(losses)
-    return guard.record(Progress(1000, number, number * 16), losses, norm if passed else None)
+    return guard.record(at, losses, norm if passed else None, scale or LossScale())
 
 
 def fed(guard, losses):

@@ -12,6 +12,7 @@ import pytest
 from tests.ranks import ROOT
 from vitscale.config.plan import Plan
 from vitscale.config.train import GuardConfig
+from vitscale.engine.loss_scale import LossScale
 from vitscale.errors import NotFiniteError
 from vitscale.train.guard import Guard
 from vitscale.train.loop import Run, train
@@ -26,6 +27,7 @@ class Story:
     bad_images = 0
     values = None
     work = SimpleNamespace(read_s=0.0, decode_s=0.0, lost=0)
+    loss_scale = LossScale()
 
     def __init__(self, start=0, stop_at=None, bad=()):
         self.told, self.beats = [], []

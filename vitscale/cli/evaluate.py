@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--batch", type=int, default=256, help="images per forward pass")
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    how.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    how.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     how.add_argument("--out", metavar="FILE", help="write the scores there as JSON as well")
     add_json(parser)
 

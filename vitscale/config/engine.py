@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -24,8 +24,13 @@ class EngineConfig(Section):
     """Under stage 3, the ranks of a machine: they keep a second copy of the weights between them, which the backward
     pass gathers without the network (hierarchical partitioning, arXiv 2306.10209)."""
 
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """bf16 keeps weights, activations and gradients in bfloat16 and the optimizer's weights in float32."""
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """bf16 and fp16 keep weights, activations and gradients in 16 bits and the optimizer's weights in float32; fp16 is
+    for GPUs without bf16 (docs/precision.md)."""
+
+    loss_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["dynamic"] = "dynamic"
+    """In fp16, what the loss is multiplied by so that small gradients do not vanish; dynamic halves it where they
+    overflow and doubles it after 2000 updates without that."""
 
     offload: Literal["none", "optimizer", "optimizer+parameters"] = "none"
     """What waits and, of the optimizer, is computed in the host's memory (ZeRO-Offload, arXiv 2101.06840); parameters
@@ -44,7 +49,7 @@ class EngineConfig(Section):
     @property
     def number_bytes(self) -> int:
         """Bytes of a number that the model computes with."""
-        return 2 if self.precision == "bf16" else 4
+        return 4 if self.precision == "fp32" else 2
 
     @property
     def stage(self) -> int | None:
@@ -70,6 +75,11 @@ def idle_engine(engine: EngineConfig) -> Iterator[tuple[str, str]]:
         yield (
             "engine.offload",
             "has no effect unless ZeRO cuts what is moved: set engine.zero_stage = 1",
+        )
+    if engine.precision != "fp16":
+        yield (
+            "engine.loss_scale",
+            f'has no effect with engine.precision = "{engine.precision}": remove it or use "fp16"',
         )
     if engine.device == "cpu":
         yield from idle_on_cpu(engine)

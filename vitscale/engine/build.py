@@ -15,6 +15,7 @@ from vitscale.data.batch import counted
 from vitscale.data.device import Normaliser
 from vitscale.data.mix import Draw, Mixing
 from vitscale.engine.local import LocalEngine
+from vitscale.engine.loss_scale import LossScale, loss_scale_of
 from vitscale.engine.precision import DTYPES
 from vitscale.engine.randomness import seed_micro_batch
 from vitscale.engine.state import RankState, Source, Stored, Writer
@@ -33,6 +34,8 @@ class StepEngine(Protocol):
     state: RankState
     scale: Tensor
     """[] float32: what the loss of a micro-batch is multiplied by, set before each step."""
+    loss_scale: LossScale
+    """What only the backward pass sees the loss multiplied by; 1 unless set."""
     draw: Draw | None
     """How the next micro-batch is mixed, set before each."""
 
@@ -137,5 +140,6 @@ def build_engine(
         engine = ZeroEngine(
             model, objective, config.engine, config.optim, plan, normalise=normalise, fused=fused
         )
+    engine.loss_scale = loss_scale_of(config.engine)
     mixing = Mixing(config.data, config.run.seed)
     return SeededEngine(engine, config.run.seed, place, mixing)

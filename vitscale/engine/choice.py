@@ -16,7 +16,7 @@ from vitscale.config.model import Shape
 from vitscale.config.plan import Plan
 from vitscale.config.run import RunConfig
 from vitscale.engine.collectives import Ranks
-from vitscale.errors import ConfigError
+from vitscale.errors import ConfigError, ResourceError
 from vitscale.planner.choice import chosen, insist_on_hpz, smaller
 from vitscale.planner.forecast import Needs
 from vitscale.planner.hardware import USABLE
@@ -32,11 +32,24 @@ def insist_on_device(engine: EngineConfig, device: torch.device) -> None:
 
     Raises:
         ConfigError: something is to be moved to the memory in which it is.
+        ResourceError: DeepSpeed refuses fp16 on this CPU.
     """
     if device.type != "cpu":
         return
     for key, text in idle_on_cpu(engine):
         raise ConfigError(text, where=key)
+    if engine.precision == "fp16" and engine.kind == "deepspeed" and not cpu_has_fp16():
+        raise ResourceError(
+            "DeepSpeed takes fp16 only on CPUs that compute in it (AVX512-FP16), and this one does not",
+            where="engine.precision",
+            given="fp16",
+            do='Use "bf16" or "fp32", engine.kind=local, or a GPU.',
+        )
+
+
+def cpu_has_fp16() -> bool:
+    """Whether oneDNN has matrix products in fp16 for this CPU, which is what DeepSpeed 0.19 asks."""
+    return torch.ops.mkldnn._is_mkldnn_fp16_supported()
 
 
 def settle(

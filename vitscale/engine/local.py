@@ -12,6 +12,7 @@ from vitscale.config.optim import OptimConfig
 from vitscale.data.device import Normaliser
 from vitscale.data.mix import Draw, mix
 from vitscale.engine.frozen import FrozenWeights
+from vitscale.engine.loss_scale import LossScale
 from vitscale.engine.state import RankState, Source, Stored, Writer, whole_partitions, write_share
 from vitscale.model.vit import ViT
 from vitscale.objective import Objective
@@ -19,7 +20,7 @@ from vitscale.optim.groups import freeze, make_optimizer, parameter_groups, set_
 
 
 class LocalEngine:
-    """Data parallelism by averaging gradients; in bf16 the optimizer keeps float32 master weights."""
+    """Data parallelism by averaging gradients; in bf16 and fp16 the optimizer keeps float32 master weights."""
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class LocalEngine:
         self.model.to(dtype)
         self.objective, self.largest_norm = objective, optim.largest_norm
         self.scale = torch.ones((), device=self.device)
+        self.loss_scale = LossScale()
         self.draw: Draw | None = None
         self.accumulation, self.world = accumulation, world
         self.optimizer = make_optimizer(optim, self._groups(optim), fused=fused)
@@ -61,7 +63,7 @@ class LocalEngine:
         labels = labels.to(self.device, non_blocking=True)
         views, labels, weights = mix(self.normalise(images), labels, self.draw)
         loss = self.scale * self.objective(self.model(views), labels, weights, views)
-        (loss / self.accumulation).backward()
+        (loss / self.accumulation * self.loss_scale.value).backward()
         return loss.detach()
 
     @torch.no_grad()
@@ -70,10 +72,12 @@ class LocalEngine:
         self._average_gradients()
         masters = list(self.masters.values())
         for master, parameter in zip(masters, self.parameters.values(), strict=True):
-            master.grad = _gradient(parameter).to(master.dtype)
+            master.grad = self.loss_scale.unscaled(_gradient(parameter).to(master.dtype))
             parameter.grad = None
         norm = nn.utils.clip_grad_norm_(masters, self.largest_norm)
-        if torch.isfinite(norm):
+        finite = bool(torch.isfinite(norm))
+        self.loss_scale.update(finite)
+        if finite:
             set_rate(self.optimizer, lr)
             self.optimizer.step()
             self._publish()
@@ -88,11 +92,13 @@ class LocalEngine:
     def _average_gradients(self) -> None:
         if self.world == 1:
             return
-        gradients = [_gradient(parameter) for parameter in self.parameters.values()]
-        sums = [dist.all_reduce(gradient, async_op=True) for gradient in gradients]
-        for gradient, done in zip(gradients, sums, strict=True):
-            done.wait()
-            gradient /= self.world
+        sums = []
+        for parameter in self.parameters.values():
+            gradient = _gradient(parameter)
+            gradient /= self.world  # first, or a sum over many ranks would overflow in fp16
+            sums.append(dist.all_reduce(gradient, async_op=True))
+        for each in sums:
+            each.wait()
 
     @torch.no_grad()
     def _publish(self) -> None:

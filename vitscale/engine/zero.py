@@ -21,6 +21,7 @@ from vitscale.data.device import Normaliser
 from vitscale.data.mix import Draw, mix
 from vitscale.engine.collectives import join_alone
 from vitscale.engine.frozen import FrozenWeights
+from vitscale.engine.loss_scale import LossScale
 from vitscale.engine.precision import DTYPES
 from vitscale.engine.state import (
     EMA,
@@ -70,6 +71,7 @@ class ZeroEngine:
         dtype = DTYPES[config.precision]
         self.objective, self.largest_norm = objective, optim.largest_norm
         self.scale = torch.ones((), device=device)
+        self.loss_scale = LossScale()
         self.draw: Draw | None = None
         self.plain = self.stage == 0 and dtype == torch.float32
         self.offloads = config.offload != "none"
@@ -111,8 +113,17 @@ class ZeroEngine:
         labels = labels.to(self.device, non_blocking=True)
         views, labels, weights = mix(self.normalise(images), labels, self.draw)
         loss = self.scale * self.objective(self.engine(views), labels, weights, views)
-        self.engine.backward(loss)
+        self.engine.backward(self._scaled(loss))
         return loss.detach()
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        """What DeepSpeed is to go backward from, once it knows the scale to divide gradients by.
+
+        Stages 1 to 3 multiply the loss by it. Stage 0 does not, and leaves the norm multiplied (docs/log.md).
+        """
+        if not self.plain:
+            self.engine.optimizer.loss_scale = self.loss_scale.value
+        return loss * self.loss_scale.value if self.stage == 0 else loss
 
     def step(self, lr: float) -> Tensor:
         """Clip and update; the gradient norm before clipping, []. No update if it is not finite."""
@@ -120,10 +131,13 @@ class ZeroEngine:
         if self.plain:
             return self._plain_step()
         self.engine.step()
-        if not self.engine.was_step_applied():  # its norm may then be that of the step before
+        scale, applied = self.loss_scale.value, self.engine.was_step_applied()
+        self.loss_scale.update(applied)
+        if not applied:  # its norm may then be that of the step before
             return torch.tensor(math.nan, device=self.device)
         self.state.stepped()
-        return torch.as_tensor(self.engine.get_global_grad_norm(), device=self.device)
+        norm = torch.as_tensor(self.engine.get_global_grad_norm(), device=self.device)
+        return norm / scale if self.stage == 0 else norm
 
     def discard(self) -> None:
         """Drop what was accumulated since the last step, as if it had not been.
@@ -247,7 +261,7 @@ class ZeroEngine:
 def _forget_warm_up_step(optimizer: torch.optim.Optimizer) -> None:
     """Set Adam's step counts back to 0.
 
-    DeepSpeed's wrapper for stage 0 in bf16 steps once with zero gradients to make the state and leaves the counts
+    DeepSpeed's wrapper for stage 0 in 16 bits steps once with zero gradients to make the state and leaves the counts
     at 1, so the bias correction of every later step is that of the next one (docs/log.md).
     """
     for state in optimizer.state.values():
@@ -276,7 +290,7 @@ def _import_deepspeed(device: torch.device) -> Any:
 
 
 def _copies(zero: Any) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    """Stage 0 in bfloat16: (parameter, its float32 copy)."""
+    """Stage 0 in 16 bits: (parameter, its float32 copy)."""
     return zip(chain(*zero.fp16_groups), chain(*zero.fp32_groups), strict=True)
 
 

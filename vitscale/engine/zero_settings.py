@@ -30,6 +30,10 @@ def deepspeed_settings(
             **_offloaded(config.offload),
         },
         "bf16": {"enabled": config.precision == "bf16"},
+        # A number, or DeepSpeed would change the scale by a rule of its own; ours is set before each backward pass.
+        "fp16": {"enabled": config.precision == "fp16", "loss_scale": 1.0},
+        # Stage 0 adds up gradients before it divides them by the ranks, unless told; the other stages divide first.
+        "prescale_gradients": config.precision == "fp16" and config.stage == 0,
         "zero_allow_untested_optimizer": True,
         # Offloaded or not, the optimizer is torch's or ours; DeepSpeed's own is compiled when first used.
         "zero_force_ds_cpu_optimizer": False,

@@ -50,7 +50,7 @@ class _Attempt:
 
     @property
     def peak(self) -> float | None:
-        """FLOP/s in bf16 of all ranks together, where they are known."""
+        """FLOP/s in 16 bits of all ranks together, where they are known."""
         kind = _KINDS.get(self.device)
         return ACCELERATORS[kind].matmul * self.world if kind else None
 
@@ -77,8 +77,8 @@ def efficiency_of(run: Path, precision: str | None) -> Efficiency:
     known = {
         step: 1e14 * value / at.peak for step, (value, at) in reached.items() if at.peak is not None
     }
-    if precision == "bf16" and known and len(known) == len(reached):
-        return Efficiency("MFU, % of the peak in bf16", sorted(known.items()), "")
+    if precision in ("bf16", "fp16") and known and len(known) == len(reached):
+        return Efficiency(f"MFU, % of the peak in {precision}", sorted(known.items()), "")
     on_cpu = devices == ["cpu"]
     points = [(step, value * (1e3 if on_cpu else 1.0)) for step, (value, _) in reached.items()]
     unit = "GFLOP" if on_cpu else "TFLOP"
@@ -94,7 +94,8 @@ def _missing(devices: list[str], precision: str | None) -> str:
         words = {"": "an unknown device", "cpu": "a CPU"}
         names = ", ".join(words.get(name, name) for name in strangers)
         return f"No MFU: the peak of {names} is not in the planner's table."
-    return f"No MFU: the table has peaks in bf16, and the run computes in {precision or 'an unknown precision'}."
+    own = precision or "an unknown precision"
+    return f"No MFU: the table has peaks in bf16 and fp16, and the run computes in {own}."
 
 
 def _attempt(run: Path, number: int) -> _Attempt:

@@ -21,7 +21,7 @@ class Accelerator:
     memory: float
     """Bytes."""
     matmul: float
-    """Dense FLOP/s in bf16."""
+    """Dense FLOP/s in bf16, and in fp16 with float32 sums."""
     bandwidth: float
     """Bytes/s of its memory."""
     link: float

@@ -32,7 +32,8 @@ class Events:
             self._write({**event, "ids": self._samples(event["from"])})
         else:
             self._write(event)
-        log.warning("%s", sentence_of(event))
+        level = logging.INFO if event["event"] == "overflow" else logging.WARNING
+        log.log(level, "%s", sentence_of(event))
         if event["event"] == "rewind":
             self._rewound(sentence_of(event))
 
@@ -49,6 +50,11 @@ def sentence_of(event: dict[str, Any]) -> str:
         return (
             f"rewind {event['number']}: from step {event['at_step']} back to the commit of step "
             f"{event['step']}, passing over samples {event['from']} to {event['to'] - 1}"
+        )
+    if event["event"] == "overflow":
+        return (
+            f"step {event['step']} changed nothing: its gradients overflowed in fp16; the loss scale is now "
+            f"{event['scale']:g}"
         )
     if event["event"] == "straggler":
         return (

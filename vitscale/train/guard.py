@@ -4,7 +4,9 @@ A step is skipped, on all ranks alike and before its update, if the loss of any 
 over all ranks is a spike: above `median + loss_spike * 1.4826 * MAD` of the last `window` losses of applied steps, once
 half of the window is filled. (1.4826 * MAD estimates the standard deviation of a normal distribution; it is taken as at
 least 1 % of the median, so that a loss that hardly moves makes no spike of its noise.) A gradient norm that is not
-finite, which the engines do not apply, counts as a skipped step too. Skipped losses never enter the window.
+finite, which the engines do not apply, counts as a skipped step too, unless it made the loss scale of fp16 smaller:
+then the next step may do better, and this one neither lengthens nor ends a row. Losses of updates that were not applied
+never enter the window.
 
 After `skips` skipped steps in a row the run rewinds: it takes up the last good commit and passes over all samples from
 there to the end of the bad stretch, at most `rewinds` times.
@@ -19,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vitscale.config.train import GuardConfig
+from vitscale.engine.loss_scale import LossScale
 from vitscale.errors import NotFiniteError
 from vitscale.train.progress import Progress
 
@@ -71,29 +74,37 @@ class Guard:
         mean = mean_of(losses)
         return math.isfinite(mean) and mean <= self.limit()
 
-    def record(self, at: Progress, losses: Sequence[float], norm: float | None) -> bool:
+    def record(
+        self, at: Progress, losses: Sequence[float], norm: float | None, scale: LossScale
+    ) -> bool:
         """Note the step that followed `at` finished ones, and say whether it was applied.
 
         Args:
             at: before the step.
             losses: of every rank.
             norm: of the gradients; None where `passes` forbade the update.
+            scale: of the loss, after the step.
         """
         if norm is not None and math.isfinite(norm):
             self._recent.append(mean_of(losses))
             self._in_a_row = 0
             return True
+        if norm is not None and scale.lowered:
+            self.on_event({"event": "overflow", "step": at.step + 1, "scale": scale.value})
+            return False
         self._in_a_row += 1
         self._skipped += 1
-        event = self._skip(at, losses, norm)
+        event = self._skip(at, losses, norm, scale.blame)
         self._last = f"loss {event['loss']}, gradient norm {event['norm']}: {event['why']}"
         self.on_event(event)
         return False
 
-    def _skip(self, at: Progress, losses: Sequence[float], norm: float | None) -> dict[str, Any]:
+    def _skip(
+        self, at: Progress, losses: Sequence[float], norm: float | None, blame: str
+    ) -> dict[str, Any]:
         limit = self.limit()
         culprits = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)]
-        why = "the loss is not finite" if culprits else "the gradient norm is not finite"
+        why = "the loss is not finite" if culprits else f"the gradient norm is not finite{blame}"
         if norm is None and not culprits:
             culprits = [rank for rank, loss in enumerate(losses) if loss > limit]
             why = "the loss is a spike"

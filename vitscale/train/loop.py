@@ -64,7 +64,8 @@ def train(run: Run) -> tuple[str, Progress]:
         commits = saving and (applied or progress.done)
         run.beat(progress.step, "save" if commits else "step")
         if commits or progress.due(plan.log_every):
-            run.tracker.metrics(run.meters.read(progress) | run.guard.counts(), progress.step)
+            counts = run.guard.counts() | run.engine.loss_scale.metrics()
+            run.tracker.metrics(run.meters.read(progress) | counts, progress.step)
         if commits:
             run.checkpoints.save(progress)
             saving = False
@@ -96,6 +97,6 @@ def one_step(run: Run, feed, progress: Progress) -> bool:
         norm = float(run.engine.step(lr))
     else:
         run.engine.discard()
-    applied = run.guard.record(progress, losses, norm)
+    applied = run.guard.record(progress, losses, norm, run.engine.loss_scale)
     run.meters.add(mean_of(losses) if applied else None, norm, lr)
     return applied

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from vitscale.engine.loss_scale import LossScale
 from vitscale.train.progress import Progress
 
 Export = Callable[[Mapping[str, float]], None]
@@ -52,6 +53,9 @@ class Engine(Protocol):
 
     `losses` has the mean of each rank, known to all; it is where the host waits for the device.
     """
+
+    @property
+    def loss_scale(self) -> LossScale: ...
 
     def begin(self, step: int, labels: list[Any]) -> None: ...
 

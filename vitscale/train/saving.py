@@ -148,6 +148,7 @@ class RunCheckpoints:
             self.loader.resume(facts["data"])
             reader = StateReader(found.folder)
             had_average = self.engine.load(reader, facts["updates"])
+            self.engine.loss_scale.resume(facts.get("loss_scale"))
             reader.close()
         if self.engine.state.average and not had_average:
             log.warning("%s has no moving average: it begins at the weights", found.folder.name)
@@ -268,6 +269,7 @@ class RunCheckpoints:
             "updates": self.engine.state.updates,
             "data": self.loader.state(progress.images),
             "guard": self.guard.state(),
+            "loss_scale": self.engine.loss_scale.state(),
         }
 
     def _note_failure(self, error: Exception) -> None:
