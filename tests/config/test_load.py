@@ -139,6 +139,11 @@ def test_an_unknown_table_gets_the_nearest_name(tmp_path):
         ({"engine__kind": "local", "engine__zero_stage": 1}, "engine.zero_stage: has no effect"),
         ({"engine__zero_hpz": 8}, "engine.zero_hpz: has no effect unless the weights are cut"),
         (
+            {"engine__loss_scale": 1024},
+            'engine.loss_scale: has no effect with engine.precision = "bf16"',
+        ),
+        ({"engine__precision": "fp16", "engine__loss_scale": 0}, "engine.loss_scale"),
+        (
             {"engine__recompute": "offload", "engine__device": "cpu"},
             "offload has no effect on a CPU",
         ),

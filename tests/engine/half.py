@@ -8,10 +8,16 @@ from typing import Any
 import torch
 
 from tests.engine.scenarios import committed, make_engine, master_weights, train_steps
+from tests.train.recipes import make_recipe
 from vitscale.checkpoint.state import StateReader
 from vitscale.engine import loss_scale
 from vitscale.engine.collectives import Ranks
 from vitscale.place import place_of
+from vitscale.tracking.journal import read_metrics
+from vitscale.train.worker import run
+
+STEEP = (2.0**22, 3)
+"""A scale that overflows at the start, and the good updates after which it grows."""
 
 
 def followed(engine: Any, plan: Any, rank: int, steps: range) -> list[tuple[float, str, str]]:
@@ -76,4 +82,27 @@ def resumed(cases: list[dict[str, Any]], folder: str, start: float) -> list[dict
         for engine in (whole, first, second):
             engine.close()
     ranks.close()
+    return found
+
+
+def go(home: Path, data: Path, *overrides: str) -> tuple[dict[str, Any], Path]:
+    """A small run in fp16: the reply of the worker, and the run's folder."""
+    recipe = make_recipe(home, data, "engine.precision=fp16", "train.micro_batch=16", *overrides)
+    return run({"recipe": recipe.to_json(), "resume": "auto"}), recipe.config.folder
+
+
+def series(folder: Path, name: str) -> dict[int, float]:
+    """A metric by step."""
+    return {point.step: point.value for point in read_metrics(folder)[name]}
+
+
+def gone_on(home: str, data: str, engines: tuple[str, ...]) -> list[dict[int, float]]:
+    """The scales of runs of 14 steps that each change from ZeRO-1 to another engine after 7."""
+    loss_scale.START, loss_scale.GROWTH_STEPS = STEEP
+    found = []
+    for number, after in enumerate(engines):
+        own = Path(home) / str(number)
+        go(own, Path(data), "engine.zero_stage=1", "train.duration=7 steps")
+        _, folder = go(own, Path(data), after, "train.duration=14 steps")
+        found.append(series(folder, "train/loss_scale"))
     return found

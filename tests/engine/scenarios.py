@@ -241,6 +241,28 @@ def discarded(cases: list[dict[str, Any]], folder: str) -> list[dict[str, Any]]:
     return found
 
 
+def skipped_after_loading(cases: list[dict[str, Any]], folder: str) -> list[list[Any]]:
+    """For each case: a step, a commit, another engine that loads it, discards its second step and goes on."""
+    ranks = Ranks(place_of(), torch.device("cpu"), 60)
+    rank, found = ranks.place.rank, []
+    for number, case in enumerate(cases):
+        engine, plan = make_engine(case, ranks)
+        train_steps(engine, plan, rank, range(1))
+        path = committed(engine, ranks, Path(folder) / f"case-{number}")
+        straight = [train_steps(engine, plan, rank, range(n, n + 1)) for n in (1, 3)]
+        second, _ = make_engine(case, ranks)
+        second.load(StateReader(path), 1)
+        seen = [train_steps(second, plan, rank, range(1, 2))]
+        accumulate_step(second, plan, rank, 2)
+        second.discard()
+        seen.append(train_steps(second, plan, rank, range(3, 4)))
+        found.append([straight, seen])
+        engine.close()
+        second.close()
+    ranks.close()
+    return found
+
+
 def committed(engine: Any, ranks: Ranks, folder: Path, **shape: Any) -> Path:
     whole = shape_with(**shape)
     shapes = {n: list(p.shape) for n, p in build_model(whole, seed=1).named_parameters()}

@@ -52,3 +52,11 @@ def test_later_steps_are_those_of_an_engine_that_never_saw_the_bad_one(runs, cas
 def test_a_running_engine_goes_back_to_a_commit_bit_for_bit(runs, case):
     for rank in runs:
         assert rank[case]["again"] == rank[case]["first_time"]
+
+
+def test_a_resumed_engine_goes_on_after_a_discarded_step(tmp_path):
+    """Stage 3 of DeepSpeed remembers from its first pass which weights it met whole."""
+    cases = [{**kind, "precision": "bf16"} for kind in KINDS]
+    for rank in run_ranks(2, "tests.engine.scenarios:skipped_after_loading", cases, str(tmp_path)):
+        for straight, seen in rank:
+            assert seen == straight

@@ -5,7 +5,7 @@ import torch
 
 from vitscale.ops.attention import explicit, sdpa, weights
 
-NEAR = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 1.5e-2}
+NEAR = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}
 
 
 def plain(q, k, v, bias=None):

@@ -78,7 +78,8 @@ def test_what_was_passed_over_is_said(machine):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "wanted"), [(torch.float32, "sdpa"), (torch.bfloat16, "explicit")]
+    ("dtype", "wanted"),
+    [(torch.float32, "sdpa"), (torch.bfloat16, "explicit"), (torch.float16, "explicit")],
 )
 def test_auto_takes_the_faster_attention_of_a_cpu_and_says_so(dtype, wanted):
     ops = choose_ops(OpsConfig(), SHAPE, device=CPU, dtype=dtype)

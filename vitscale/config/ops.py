@@ -20,7 +20,7 @@ class OpsConfig(Section):
     """How a block runs: op by op, or compiled as one region by torch.compile; auto never compiles."""
 
     attention: Literal["auto", "sdpa", "explicit"] = "auto"
-    """torch's scaled_dot_product_attention, or plain matrix products (faster in bf16 on a CPU)."""
+    """torch's scaled_dot_product_attention, or plain matrix products (faster in 16 bits on a CPU)."""
 
     norm: Literal["auto", "triton", "apex", "torch"] = "auto"
     """LayerNorm and RMSNorm: our kernel, NVIDIA apex's (both CUDA only) or torch's."""

@@ -281,12 +281,19 @@ def _import_deepspeed(device: torch.device) -> Any:
             given="deepspeed",
             do="Install the extra: pip install 'vitscale[deepspeed]', or use engine.kind=local.",
         ) from error
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    log = logging.getLogger("DeepSpeed")
+    log.setLevel(logging.WARNING)
+    log.addFilter(_is_news)
     # Its shared-memory all-reduce for CPUs would be compiled when first used; gloo does the same.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # DeepSpeed 0.19 calls collectives by names that torch 2.13 has renamed, at every step.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     return deepspeed
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """All but the line on every update that was not applied; the guard tells of those, and why."""
+    return "OVERFLOW! Skipping step" not in record.getMessage()
 
 
 def _copies(zero: Any) -> Iterator[tuple[nn.Parameter, Tensor]]:
@@ -328,16 +335,16 @@ def _put_gathered(parameter: nn.Parameter, value: Tensor) -> None:
 
 
 def _publish_parts(zero: Any) -> None:
-    """Stage 3: from float32 parts to the parts that are gathered, and anew to parameters that are never released.
+    """Stage 3: from float32 parts to the parts that are gathered.
 
-    Whole parameters and a machine's own copies of them are let go: they are of the weights before.
+    Whole parameters and a machine's own copies of them are let go: they are of the weights before. They are gathered
+    where they are used next, small ones too: DeepSpeed fails at the first skipped step after a pass that met those
+    whole and was its first (docs/log.md).
     """
     zero._partition_all_parameters()
     for index, flat in enumerate(zero.fp32_partitioned_groups_flat):
         zero.fp16_partitioned_groups_flat[index].data.copy_(flat.data)
         zero._unflatten_partitioned_parameters(index)
-    if zero.persistent_parameters:
-        zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
     zero.invalidate_secondary_tensor()
 
 

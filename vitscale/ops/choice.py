@@ -177,8 +177,9 @@ def _block(device: torch.device) -> list[Way]:
 
 def _attention(here: Here) -> list[Way]:
     fused = Way("sdpa", f"fused attention of torch for {here.device.type}")
-    plain = Way("explicit", "faster than the fused kernel in bf16 on a CPU")
-    first = here.device.type == "cpu" and here.dtype == torch.bfloat16
+    name = "fp16" if here.dtype == torch.float16 else "bf16"
+    plain = Way("explicit", f"faster than the fused kernel in {name} on a CPU")
+    first = here.device.type == "cpu" and here.dtype.itemsize == 2
     return [plain, fused] if first else [fused, plain]
 
 
