@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vitscale.config.model import Shape
-from vitscale.config.ops import OpsConfig
+from vitscale.config.ops import OpsConfig, explicit_first
 from vitscale.errors import ResourceError
 from vitscale.ops.apex import ApexState, find_apex
 from vitscale.ops.attention import explicit, sdpa
@@ -178,7 +178,7 @@ def _block(device: torch.device) -> list[Way]:
 def _attention(here: Here) -> list[Way]:
     fused = Way("sdpa", f"fused attention of torch for {here.device.type}")
     plain = Way("explicit", "faster than the fused kernel in bf16 on a CPU")
-    first = here.device.type == "cpu" and here.dtype == torch.bfloat16
+    first = explicit_first(here.device.type, half=here.dtype == torch.bfloat16)
     return [plain, fused] if first else [fused, plain]
 
 
