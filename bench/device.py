@@ -1,8 +1,8 @@
-"""Where a bench runs and what it is timed by: CPU time of one process, or the events of a GPU; and what is the most there.
+"""Where a bench runs, what it is timed by, CPU time of one process or the events of a GPU, and what is the most there.
 
-The most is measured in the call that quotes it, in turn with the contestants: a product of two square matrices, 8192 on
-a GPU and 1024 on a CPU, which does 2 side^3 FLOPs, and a copy of 1 GiB or 256 MiB, which is read and written. MFU is the
-model's FLOPs of a step (vitscale/planner/size.py: forward and backward, nothing that is computed again) over its
+The most is measured in the call that quotes it, in turn with the contestants: a product of two square matrices of side
+8192 on a GPU and 1024 on a CPU, 2 side^3 FLOPs, and a copy of 1 GiB or 256 MiB, which are read and written. MFU is
+the model's FLOPs of a step (vitscale/planner/size.py: forward and backward, nothing that is computed again) over its
 time, over the product's FLOP/s (arXiv 2204.02311, appendix B, with that peak in place of the data sheet's).
 
 Nothing of this has run on a GPU yet; tests run it on a CPU, the events by a stand-in.

@@ -89,9 +89,10 @@ def contests(
 
 
 def sigmoid_losses(sizes: Sizes, *, triton: bool) -> dict[str, Work]:
-    """Two labels an image; the peer builds the dense target and takes torch's loss of it."""
+    """Two labels an image, never the same; the peer builds the dense target and takes torch's loss of it."""
     logits = torch.randn(sizes.batch, sizes.classes)
-    labels = torch.randint(0, sizes.classes, (sizes.batch, 2))
+    half = sizes.classes // 2
+    labels = torch.randint(0, half, (sizes.batch, 2)) + torch.tensor([0, half])
     own_loss = triton_sigmoid_loss if triton else torch_sigmoid_loss
     objective = make_objective("sigmoid", 0.0, sigmoid=own_loss)
 
