@@ -177,10 +177,11 @@ def residuals(sizes: Sizes, dtype: torch.dtype) -> dict[str, Work]:
     def adding(residual: Residual, norm: nn.Module) -> Work:
         def work() -> list[Tensor]:
             own = [each.clone().requires_grad_() for each in (tokens, branch, scale)]
-            results = [r for r in residual(*own, kept, norm) if r is not None]
+            added = residual(own[0], own[1], own[2], kept, norm)
+            results = [each for each in added if each is not None]
             weights = [*own, *norm.parameters()]
             return [
-                *(r.detach() for r in results),
+                *(each.detach() for each in results),
                 *torch.autograd.grad(results, weights, gradients),
             ]
 

@@ -43,7 +43,7 @@ def plain_from(model):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_our_step_and_a_plain_one_take_the_same_losses(precision):
-    """The first loss as the bench checks it; the next two tell updates apart, but for biases that ours does not decay."""
+    """The first loss as the bench checks it; later ones tell updates apart, but for biases that ours does not decay."""
     model = step.randomised(SHAPE)
     images, labels = step.made_batch(SHAPE, 4, CPU)
     views = (images / 255 - 0.5) / 0.5
