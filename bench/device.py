@@ -26,6 +26,8 @@ from vitscale.place import Place
 PRODUCT, COPY = "matrix product", "copy"
 SIDE = {"cpu": 1024, "cuda": 8192}
 COPIED = {"cpu": 1 << 28, "cuda": 1 << 30}
+STEPS = 10
+"""Works between two events of a GPU."""
 
 Times = Mapping[str, list[float]]
 
@@ -50,11 +52,8 @@ class Where:
 
 
 def add_gpu(parser: argparse.ArgumentParser) -> None:
-    """--gpu and --steps."""
+    """--gpu."""
     parser.add_argument("--gpu", action="store_true", help="run on a GPU, timed by its events")
-    parser.add_argument(
-        "--steps", type=int, default=10, help="works in a row between two events of a GPU"
-    )
 
 
 def where_of(given: argparse.Namespace, place: Place = Place()) -> Where:  # noqa: B008 it is frozen
@@ -68,7 +67,7 @@ def where_of(given: argparse.Namespace, place: Place = Place()) -> Where:  # noq
             f"--gpu: {error.what} (given: {error.given}). Leave --gpu out, or check the driver, "
             f"CUDA_VISIBLE_DEVICES and that torch {torch.__version__} is built for CUDA."
         ) from None
-    return Where(device, by_events(lambda: torch.cuda.Event(enable_timing=True), given.steps))
+    return Where(device, by_events(lambda: torch.cuda.Event(enable_timing=True), STEPS))
 
 
 def by_events(make: Callable[[], Any], steps: int) -> figures.Timed:

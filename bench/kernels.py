@@ -13,6 +13,7 @@ import argparse
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,28 +65,30 @@ def main() -> None:
     where = device.where_of(given)
     sizes = Sizes(images=given.images or (128 if where.is_gpu else 8))
     found = {}
-    with where.device:  # all tensors and modules are made there
-        for name, works in contests(sizes, where.device, triton=where.is_gpu):
-            apart = _apart(*(work() for work in works.values()))
-            times = figures.times_in_turn(works, given.rounds, where.timed)
-            found[name] = figures.figure(times) | {"apart": float(f"{apart:.1e}")}
+    for name, make in contests(sizes, where.device, triton=where.is_gpu):
+        with where.device:  # all tensors and modules are made there
+            works = make()
+        apart = _apart(*(work() for work in works.values()))
+        times = figures.times_in_turn(works, given.rounds, where.timed)
+        found[name] = figures.figure(times) | {"apart": float(f"{apart:.1e}")}
     where.write("kernels", found, threads=given.threads, images=sizes.images)
 
 
 def contests(
     sizes: Sizes, at: torch.device, *, triton: bool
-) -> Iterator[tuple[str, dict[str, Work]]]:
-    """(figure, {"ours": work, peer: work}) on torch's default device, which is `at`; with our kernels if `triton`."""
-    yield f"sigmoid loss {sizes.batch} x {sizes.classes}", sigmoid_losses(sizes, triton=triton)
-    yield "AdamW, 148 weights", optimizers(SHAPES)
-    yield "AdamW, one partition", optimizers([(sum(map(math.prod, SHAPES)),)])
+) -> Iterator[tuple[str, Callable[[], dict[str, Work]]]]:
+    """Each figure and what makes {"ours": work, peer: work} on torch's default device; our kernels too if `triton`."""
+    name = f"sigmoid loss {sizes.batch} x {sizes.classes}"
+    yield name, partial(sigmoid_losses, sizes, triton=triton)
+    yield "AdamW, 148 weights", partial(optimizers, SHAPES)
+    yield "AdamW, one partition", partial(optimizers, [(sum(map(math.prod, SHAPES)),)])
     for dtype in (torch.bfloat16, torch.float32):
         name = str(dtype).removeprefix("torch.")
-        yield f"attention {name}", attentions(sizes, at, dtype)
-        yield f"patches {name}", patches(sizes, dtype)
+        yield f"attention {name}", partial(attentions, sizes, at, dtype)
+        yield f"patches {name}", partial(patches, sizes, dtype)
         if triton:
-            yield f"residual and norm {name}", residuals(sizes, dtype)
-            yield f"MLP {name}", mlps(sizes, dtype)
+            yield f"residual and norm {name}", partial(residuals, sizes, dtype)
+            yield f"MLP {name}", partial(mlps, sizes, dtype)
 
 
 def sigmoid_losses(sizes: Sizes, *, triton: bool) -> dict[str, Work]:
@@ -103,7 +106,7 @@ def sigmoid_losses(sizes: Sizes, *, triton: bool) -> dict[str, Work]:
 
     def dense() -> list[Tensor]:
         own = logits.clone().requires_grad_()
-        targets = torch.zeros(logits.shape).scatter_(1, labels, 1.0)
+        targets = torch.zeros_like(logits).scatter_(1, labels, 1.0)
         loss = F.binary_cross_entropy_with_logits(own, targets, reduction="sum") / sizes.batch
         return [loss.detach(), *torch.autograd.grad(loss, own)]
 

@@ -76,9 +76,9 @@ def test_a_step_bench_writes_times_shares_and_the_most(results, monkeypatch):
 
 
 def test_ops_and_what_they_replace_come_to_the_same():
-    for name, works in kernels.contests(SIZES, CPU, triton=False):
+    for name, make in kernels.contests(SIZES, CPU, triton=False):
         far = 2e-2 if "bfloat16" in name else 1e-5
-        assert kernels._apart(*(work() for work in works.values())) < far, name
+        assert kernels._apart(*(work() for work in make().values())) < far, name
 
 
 def test_our_kernels_and_what_they_replace_come_to_the_same():

@@ -125,8 +125,7 @@ def test_results_of_a_gpu_have_a_file_of_their_own_and_its_name(tmp_path, monkey
     assert record["machine"] == "NVIDIA H100 80GB HBM3" and record["figures"] == found
 
 
-def test_the_options_of_a_gpu_are_read():
+def test_without_the_option_a_bench_runs_on_the_cpu():
     parser = argparse.ArgumentParser()
     device.add_gpu(parser)
     assert device.where_of(parser.parse_args([])).device == CPU
-    assert parser.parse_args(["--gpu", "--steps", "3"]).steps == 3
