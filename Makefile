@@ -1,7 +1,7 @@
 # Every target makes .venv by itself; a machine needs Python 3.11 or newer, pip, gcc and make.
 
 .DEFAULT_GOAL := help
-.PHONY: demo demo-ablation peers test test-long test-peers faults lint format bench bench-step bench-loader fuzz ui clean help
+.PHONY: demo demo-ablation peers test test-long test-peers faults lint format bench bench-step bench-loader bench-gpu fuzz ui clean help
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -56,6 +56,11 @@ bench-step: $(PEERS)/.installed  ## a training step against timm, transformers a
 
 bench-loader: $(STAMP) $(PEERS)/.installed  ## our loader against webdataset, streaming and torchvision
 	$(BIN)/python -m bench.loader --peers $(PEERS)/bin/python
+
+bench-gpu: $(STAMP) $(PEERS)/.installed  ## step, ops, engines and recomputation on a GPU, and MFU
+	PYTHONPATH=. $(PEERS)/bin/python -m bench.step --gpu
+	for name in engines kernels recompute; do echo "== $$name"; $(BIN)/python -m bench.$$name --gpu || exit 1; done
+	$(BIN)/python -m bench.figures
 
 fuzz: $(STAMP)        ## attack the image decoder for FUZZ_S seconds, under the address sanitizer
 	tests/fuzz/run.sh $(FUZZ_S)

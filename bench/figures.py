@@ -3,7 +3,7 @@
     python -m bench.figures        # bench/results/*.json as a table in Markdown, printed and in table.md
 
 A figure is {"ours": median, peer: median, ..., "ratio": {peer: peer over ours}, "spread": {name: middle half},
-"unit": "ms"}.
+"unit": "ms"}; where a step was timed also "mfu": {name: share of the FLOP/s that a matrix product reached}.
 """
 
 from __future__ import annotations
@@ -19,26 +19,35 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-CPU_TIME, WALL_TIME = time.process_time, time.perf_counter
 RESULTS = Path(__file__).parent / "results"
 
+Work = Callable[[], object]
+Timed = Callable[[Work], float]
+"""Does a work and says how many seconds it took."""
 
-def in_turn(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Any]:
-    """The figure of contestants that do the same work, "ours" the first, in CPU time."""
-    return figure(times_in_turn(works, rounds, CPU_TIME))
+
+def by_clock(clock: Callable[[], float]) -> Timed:
+    """From the work's first line to its last."""
+
+    def timed(work: Work) -> float:
+        before = clock()
+        work()
+        return clock() - before
+
+    return timed
 
 
-def times_in_turn(
-    works: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float]
-) -> dict[str, list[float]]:
+CPU_TIME, WALL_TIME = by_clock(time.process_time), by_clock(time.perf_counter)
+
+
+def times_in_turn(works: Mapping[str, Work], rounds: int, timed: Timed) -> dict[str, list[float]]:
     """Milliseconds of each contestant and round; each warms up once, then all go in turn."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):
         for name, work in works.items():
-            before = clock()
-            work()
+            seconds = timed(work)
             if turn:
-                times[name].append(1e3 * (clock() - before))
+                times[name].append(1e3 * seconds)
     return times
 
 
@@ -62,7 +71,7 @@ def figure(times: Mapping[str, list[float]]) -> dict[str, Any]:
 
 
 def write(name: str, figures: Mapping[str, Any], **facts: object) -> None:
-    """Write `bench/results/NAME.json`: the figures, with machine, commit and versions, and print them."""
+    """Write `bench/results/NAME.json`: the figures, with machine, commit, versions and `facts`, and print them."""
     record = {"machine": machine(), "commit": _commit(), "torch": version("torch"), **facts}
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps(record | {"figures": figures}, indent=2)
@@ -91,9 +100,14 @@ def rows(bench: str, figures: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, found in figures.items():
         for peer, ratio in found["ratio"].items():
-            values = [f"{found[who]:g} ± {found['spread'][who] / 2:.2g}" for who in ("ours", peer)]
-            lines.append(f"| {bench} | {name} | {' | '.join(values)} | {peer} | {ratio:.2f} |")
+            values = " | ".join(_cell(found, who) for who in ("ours", peer))
+            lines.append(f"| {bench} | {name} | {values} | {peer} | {ratio:.2f} |")
     return lines
+
+
+def _cell(found: Mapping[str, Any], who: str) -> str:
+    share = f" (MFU {found['mfu'][who]:.1%})" if "mfu" in found else ""
+    return f"{found[who]:g} ± {found['spread'][who] / 2:.2g}{share}"
 
 
 def main() -> None:

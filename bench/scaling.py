@@ -14,6 +14,7 @@ from typing import Any
 
 from vitscale.config.engine import EngineConfig
 from vitscale.config.model import ModelConfig
+from vitscale.config.ops import OpsConfig, on_device
 from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
 from vitscale.planner.choice import chosen
@@ -26,6 +27,7 @@ BATCH = 16384
 GPU = "H100"
 CLASSES = 21843
 AUTO = EngineConfig(recompute="auto")
+OPS = on_device(OpsConfig(), "cuda", AUTO.precision)
 
 
 def job_of(variant: str, world: int) -> Job:
@@ -39,8 +41,8 @@ def job_of(variant: str, world: int) -> Job:
     for images in (m for m in range(1, rank_batch + 1) if rank_batch % m == 0):
         steps = rank_batch // images
         plan = Plan(world, BATCH, images, steps, BATCH, 1000, 0, 50, 1000, None, None)
-        needs = chosen(AUTO, shape, OptimConfig(), plan, USABLE * gpu.memory)
-        found.append(Job(shape, needs.engine, needs.optim, plan, cluster))
+        needs = chosen(AUTO, shape, OptimConfig(), plan, USABLE * gpu.memory, OPS)
+        found.append(Job(shape, needs.engine, needs.optim, plan, OPS, cluster))
     fitting = [job for job in found if job.fits]
     least = min(job.step.total for job in fitting)
     return [job for job in fitting if job.step.total <= 1.01 * least][-1]

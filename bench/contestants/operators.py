@@ -8,8 +8,11 @@ _kept: list[torch.library.Library] = []  # what they declare lives as long as th
 
 
 def declare_missing() -> None:
-    """Declare them, so that torchvision (and timm, which needs it) can be imported; once, before it is."""
-    if _kept:
+    """Declare them, so that torchvision (and timm, which needs it) can be imported; once, before it is.
+
+    A CUDA build of torch has them.
+    """
+    if _kept or torch.version.cuda:
         return
     operators = torch.library.Library("torchvision", "DEF")
     for name in (

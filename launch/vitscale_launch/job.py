@@ -108,8 +108,15 @@ def python_version() -> str:
     return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def make_job(recipe: Recipe, profile: ClusterProfile, resume: Resume = "auto") -> Job:
+def make_job(
+    recipe: Recipe,
+    profile: ClusterProfile,
+    resume: Resume = "auto",
+    facts: DatasetFacts | None = None,
+) -> Job:
     """Work out the plan on the profile's number of workers; writes nothing.
+
+    `facts` are those of the recipe's data where they have been read before.
 
     Raises:
         ConfigError: recipe and profile contradict each other, the batch cannot be cut, the accelerators are too small,
@@ -126,9 +133,10 @@ def make_job(recipe: Recipe, profile: ClusterProfile, resume: Resume = "auto") -
         )
     if profile.storage is not None:
         recipe = _stored(recipe, profile.storage)
-    from vitscale.data.facts import facts_of  # numpy and image libraries, no torch
+    if facts is None:
+        from vitscale.data.facts import facts_of  # numpy and image libraries, no torch
 
-    facts = facts_of(recipe.config.data)
+        facts = facts_of(recipe.config.data)
     plan = make_plan(recipe.config, world=profile.workers, epoch_images=facts.samples)
     worlds = worlds_that_fit(recipe.config, profile.fewest, profile.workers)
     if profile.fewest not in worlds:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from vitscale.config.cluster import ClusterProfile
+from vitscale.config.dataset import DatasetFacts
 from vitscale.config.load import Recipe
 from vitscale.errors import STOPPED_EXIT_CODE, ConfigError, DataError, VitscaleError
 from vitscale_launch.job import FINISHED, Job, Resume, make_job
@@ -13,19 +14,22 @@ from vitscale_launch.submit import Way, handed_over, way_to
 
 
 def sweep_jobs(recipes: Iterable[Recipe], profile: ClusterProfile, resume: Resume) -> list[Job]:
-    """A job for each recipe; starts and writes nothing.
+    """A job for each recipe; starts and writes nothing. Data that several recipes share are looked at once.
 
     Raises:
         ConfigError, DataError: one of them could not be submitted; its run is named.
     """
     jobs: list[Job] = []
+    read: dict[str, DatasetFacts] = {}
     for recipe in recipes:
+        data = recipe.config.data.model_dump_json(include={"train", "allow_pipe"})
         try:
-            job = make_job(recipe, profile, resume)
+            job = make_job(recipe, profile, resume, read.get(data))
             handed_over(job)  # manifest or script, which have demands of their own
         except (ConfigError, DataError) as error:
             what = f"{recipe.config.run.name}: {error.what}"
             raise type(error)(what, where=error.where, given=error.given, do=error.do) from error
+        read[data] = job.data
         jobs.append(job)
     return jobs
 

@@ -51,6 +51,36 @@ def test_overrides_change_the_profile(plan):
     assert changed == json.loads(wanted)
 
 
+def test_a_name_of_several_kinds_is_told_which_is_reckoned_with(plan):
+    common = ("cluster.accelerator=A100",)
+    whole = json.loads(plan(*common, "--json", on="h100"))["forecast"]
+    assert (
+        whole == json.loads(plan("cluster.accelerator=A100-80G", "--json", on="h100"))["forecast"]
+    )
+    assert whole["gpu"] == "A100-80G"
+    assert "A100-80G, one of several of that name: for another --gpu A100-40G" in plan(
+        *common, on="h100"
+    )
+    narrowed = json.loads(plan(*common, "--gpu", "A100-40G", "--json", on="h100"))["forecast"]
+    assert narrowed["gpu"] == "A100-40G"
+    complaint = plan("cluster.accelerator=A100-40G", "--gpu", "A100", on="h100", code=2)
+    assert "the profile says cluster.accelerator = A100-40G" in complaint
+
+
+def test_ranks_on_cpus_hold_what_explicit_attention_keeps(plan):
+    """2 H N bytes a token of each block in bf16, less 4 H bytes of sums that the fused one keeps (docs/scaling.md)."""
+    found = {
+        name: json.loads(plan("engine.recompute=none", f"ops.attention={name}", "--json", on="cpu"))
+        for name in ("auto", "explicit", "sdpa")
+    }
+    held = {name: each["forecast"]["memory"]["activations"] for name, each in found.items()}
+    assert held["auto"] == held["explicit"]
+    model, images = found["auto"]["model"], found["auto"]["plan"]["micro_batch"]
+    tokens = model["tokens"]
+    more = images * model["depth"] * tokens * model["heads"] * (2 * tokens - 4)
+    assert held["explicit"] - held["sdpa"] == pytest.approx(more, rel=0.01)
+
+
 def test_an_option_says_what_the_profile_leaves_open(plan):
     by_both = json.loads(plan("--gpu", "H200", "--json", on="some"))
     assert by_both == json.loads(plan("--world", "16", "--gpu", "H200", "--json"))

@@ -43,8 +43,18 @@ def test_the_fewest_workers_count_as_well(recipe_file):
     recipe = load_recipe(recipe_file, [*BIG, "engine.kind=deepspeed", "train.micro_batch=1"])
     make_job(recipe, profile("L4"))
     make_job(recipe, profile("L4", workers_min=2))
-    with pytest.raises(ConfigError, match="2 ranks would do under stage 3"):
+    with pytest.raises(ConfigError, match=r"2 ranks would do with .*zero_stage=3"):
         make_job(recipe, profile("L4", workers_min=1))
+
+
+def test_a_name_of_several_kinds_is_refused_only_what_the_largest_cannot_hold(recipe_file):
+    """37 GB of states are above nine tenths of 40 GB and below those of 80 GB."""
+    recipe = load_recipe(recipe_file, BIG)
+    make_job(recipe, profile("A100"))
+    with pytest.raises(ConfigError, match="a rank needs"):
+        make_job(recipe, profile("A100-40G"))
+    with pytest.raises(ConfigError, match="a rank needs"):
+        make_job(recipe, profile("NVIDIA_A100_40G"))
 
 
 def test_a_profile_without_an_accelerator_or_with_an_unknown_one_passes(recipe_file):

@@ -19,6 +19,7 @@ from vitscale.attempts import new_attempt, note_end
 from vitscale.cli.main import main
 from vitscale.config.cluster import ClusterProfile
 from vitscale.config.sweep import sweep_points
+from vitscale.data import facts
 from vitscale.errors import ConfigError, DataError, LeaseError, ResourceError
 from vitscale_launch import jobs as jobs_module
 from vitscale_launch import sweep as sweep_module
@@ -115,6 +116,24 @@ def test_a_point_that_could_not_be_submitted_is_named_before_any_is_started(reci
     points = sweep_points(recipe_file, ["data.train=nowhere"], ["seed=0,1"])
     with pytest.raises(DataError, match="tiny-seed-0: "):
         sweep_jobs([p.recipe for p in points], ClusterProfile(), "auto")
+
+
+def test_data_that_points_share_are_looked_at_once(recipe_file, monkeypatch):
+    """A filter or a part is another look; what happens to images is not."""
+    looks = []
+    real = facts.facts_at
+    monkeypatch.setattr(facts, "facts_at", lambda *at, **how: looks.append(at) or real(*at, **how))
+    sweep = ["seed=0,1,2", "data.flip=true,false"]
+    points = sweep_points(recipe_file, [], sweep)
+    jobs = sweep_jobs([point.recipe for point in points], ClusterProfile(), "auto")
+    assert len(looks) == 1
+    assert [job.data.samples for job in jobs] == [40] * 6
+    data = recipe_file.parent / "data"
+    sweep = [f"data.train={data},{data}[:16]", "seed=0,1"]
+    points = sweep_points(recipe_file, [], sweep)
+    jobs = sweep_jobs([point.recipe for point in points], ClusterProfile(), "auto")
+    assert len(looks) == 3
+    assert [job.data.samples for job in jobs] == [40, 40, 16, 16]
 
 
 def sweep_command(recipe_file, *words):

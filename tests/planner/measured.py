@@ -14,6 +14,7 @@ import torch
 
 from vitscale.config.engine import EngineConfig
 from vitscale.config.model import ModelConfig, Shape
+from vitscale.config.ops import OpsConfig, on_device
 from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
 from vitscale.data.device import Normaliser
@@ -23,6 +24,7 @@ from vitscale.engine.recompute import set_recompute
 from vitscale.engine.zero import ZeroEngine
 from vitscale.model.build import build_model
 from vitscale.objective import make_objective
+from vitscale.ops.choice import choose_ops
 from vitscale.place import place_of
 from vitscale.planner.memory import memory_of
 from vitscale.planner.speed import traffic_bytes
@@ -30,8 +32,8 @@ from vitscale.planner.speed import traffic_bytes
 CPU = torch.device("cpu")
 
 
-def shape_of(width: int, depth: int) -> Shape:
-    model = ModelConfig(variant="B/16", image_px=112, width=width, depth=depth, mlp=4 * width)
+def shape_of(width: int, depth: int, image_px: int) -> Shape:
+    model = ModelConfig(variant="B/16", image_px=image_px, width=width, depth=depth, mlp=4 * width)
     return model.shape(100)
 
 
@@ -46,23 +48,24 @@ def peak(case: dict) -> tuple[int, float]:
         precision=case["precision"],
         recompute=case["recompute"],
     )
-    batches = case["micro_batch"], case["accumulation"]
-    small = _engine(shape_of(768, 1), config, *batches, place.world)
-    _steps(small, *batches)
+    batches, px = (case["micro_batch"], case["accumulation"]), case["image_px"]
+    small = _engine(shape_of(768, 1, px), config, *batches, place.world)
+    _steps(small, px, *batches)
     small.close()
     del small
     gc.collect()
     before = _status("VmRSS")
-    shape = shape_of(768, case["depth"])
+    shape = shape_of(768, case["depth"], px)
     engine = _engine(shape, config, *batches, place.world)
-    _steps(engine, *batches)
+    _steps(engine, px, *batches)
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    _steps(engine, *batches)
+    _steps(engine, px, *batches)
     seen = _status("VmHWM") - before
     wanted = memory_of(
         shape,
         config,
         OptimConfig(),
+        on_device(OpsConfig(), "cpu", config.precision),
         micro_batch=case["micro_batch"],
         accumulation=case["accumulation"],
         world=place.world,
@@ -71,10 +74,10 @@ def peak(case: dict) -> tuple[int, float]:
 
 
 def _engine(shape: Shape, config: EngineConfig, micro_batch: int, accumulation: int, world: int):
-    model = build_model(shape, seed=0)
+    dtype = DTYPES[config.precision]
+    model = build_model(shape, choose_ops(OpsConfig(), shape, device=CPU, dtype=dtype), seed=0)
     set_recompute(model, config.recompute)
     objective, optim = make_objective("softmax", 0.0), OptimConfig()
-    dtype = DTYPES[config.precision]
     normalise = Normaliser(CPU, dtype)
     if config.stage is None:
         return LocalEngine(
@@ -91,8 +94,8 @@ def _engine(shape: Shape, config: EngineConfig, micro_batch: int, accumulation: 
     return ZeroEngine(model, objective, config, optim, plan, normalise=normalise)
 
 
-def _steps(engine, micro_batch: int, accumulation: int) -> None:
-    images = torch.randint(0, 256, (micro_batch, 3, 112, 112), dtype=torch.uint8)
+def _steps(engine, image_px: int, micro_batch: int, accumulation: int) -> None:
+    images = torch.randint(0, 256, (micro_batch, 3, image_px, image_px), dtype=torch.uint8)
     for _ in range(2):
         for left in reversed(range(accumulation)):
             labels = torch.zeros(micro_batch, dtype=torch.int64)
@@ -112,11 +115,11 @@ def sent(case: dict) -> tuple[float, float]:
     ledger = _ledger(place.world)
     config = EngineConfig(zero_stage=case["stage"], precision=case["precision"])
     batches = 1, case["accumulation"]
-    shape = shape_of(480, 2)
+    shape, px = shape_of(480, 2, 112), 112
     engine = _engine(shape, config, *batches, place.world)
-    _steps(engine, *batches)
+    _steps(engine, px, *batches)
     ledger.clear()
-    _steps(engine, *batches)
+    _steps(engine, px, *batches)
     return sum(ledger) / 2, traffic_bytes(shape, config, place.world, case["accumulation"])
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from vitscale.config.engine import EngineConfig
 from vitscale.config.model import ModelConfig, Shape
+from vitscale.config.ops import OpsConfig
 from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
 from vitscale.errors import ConfigError
@@ -18,6 +19,7 @@ from vitscale.planner.size import parameters
 
 AUTO = EngineConfig(recompute="auto")
 OPTIM = OptimConfig()
+OPS = OpsConfig(attention="sdpa")
 L16 = ModelConfig(variant="L/16").shape(1000)
 # Written out once more, as docs/scaling.md has it.
 ORDER = [
@@ -34,14 +36,14 @@ def plan_of(world: int, micro_batch: int, accumulation: int = 1) -> Plan:
 def peak(shape: Shape, plan: Plan, mode: str, stage: int) -> float:
     engine = EngineConfig(zero_stage=stage, recompute=mode)
     batches = {"micro_batch": plan.micro_batch, "accumulation": plan.accumulation}
-    return memory_of(shape, engine, OPTIM, **batches, world=plan.world).peak
+    return memory_of(shape, engine, OPTIM, OPS, **batches, world=plan.world).peak
 
 
 @pytest.mark.parametrize("gb", [2, 3, 4, 5, 6, 8, 10, 12, 16, 24])
 @pytest.mark.parametrize("plan", [plan_of(1, 32), plan_of(8, 64), plan_of(8, 16, 4)], ids=str)
 def test_the_first_of_the_documented_order_that_fits_is_taken(plan, gb):
     fits = [each for each in ORDER if peak(L16, plan, *each) <= gb * 1e9]
-    needs = chosen(AUTO, L16, OPTIM, plan, gb * 1e9)
+    needs = chosen(AUTO, L16, OPTIM, plan, gb * 1e9, OPS)
     found = (needs.engine.recompute, needs.engine.stage)
     if fits:
         assert found == fits[0]
@@ -54,7 +56,7 @@ def test_less_memory_never_means_less_recomputation_or_a_lower_stage():
     found = [
         ORDER.index((needs.engine.recompute, needs.engine.stage))
         for gb in range(80, 0, -1)
-        if (needs := chosen(AUTO, L16, OPTIM, plan, gb * 1e9)).memory.peak <= gb * 1e9
+        if (needs := chosen(AUTO, L16, OPTIM, plan, gb * 1e9, OPS)).memory.peak <= gb * 1e9
     ]
     assert found == sorted(found)
     assert len(set(found)) >= 4
@@ -68,7 +70,7 @@ def test_less_memory_never_means_less_recomputation_or_a_lower_stage():
 )
 def test_the_stage_is_the_one_whose_states_fit(variant, gb, stage):
     shape = ModelConfig(variant=variant).shape(1000)
-    needs = chosen(AUTO, shape, OPTIM, plan_of(8, 1), 0.92 * gb * 1e9)
+    needs = chosen(AUTO, shape, OPTIM, plan_of(8, 1), 0.92 * gb * 1e9, OPS)
     assert needs.engine.stage == stage
     n = parameters(shape)
     states = {1: 2 * n + 14 * n / 8, 3: 16 * n / 8}[stage]
@@ -79,28 +81,29 @@ def test_the_stage_is_the_one_whose_states_fit(variant, gb, stage):
 @pytest.mark.parametrize("mode", ["none", "mlp", "full", "offload"])
 def test_what_the_recipe_says_stays(stage, mode):
     engine = EngineConfig(zero_stage=stage, recompute=mode, timeout_s=7)
-    assert chosen(engine, L16, OPTIM, plan_of(8, 64), 1e9).engine == engine
+    assert chosen(engine, L16, OPTIM, plan_of(8, 64), 1e9, OPS).engine == engine
     half = EngineConfig(recompute=mode)
-    assert chosen(half, L16, OPTIM, plan_of(8, 64), 1e9).engine.recompute == mode
+    assert chosen(half, L16, OPTIM, plan_of(8, 64), 1e9, OPS).engine.recompute == mode
 
 
 def test_plain_torch_has_a_mode_to_choose_and_no_stage():
     local = EngineConfig(kind="local", recompute="auto")
     plan = plan_of(8, 64)
-    assert chosen(local, L16, OPTIM, plan, 80e9).engine.recompute == "none"
-    tight = chosen(local, L16, OPTIM, plan, 10e9).engine
+    assert chosen(local, L16, OPTIM, plan, 80e9, OPS).engine.recompute == "none"
+    tight = chosen(local, L16, OPTIM, plan, 10e9, OPS).engine
     assert (tight.kind, tight.stage, tight.recompute) == ("local", None, "mlp")
 
 
 def test_the_largest_smaller_micro_batch_that_fits_is_named():
     engine, plan = EngineConfig(zero_stage=1), plan_of(1, 96)
-    needs = chosen(engine, L16, OPTIM, plan, 12e9)
+    needs = chosen(engine, L16, OPTIM, plan, 12e9, OPS)
     assert needs.memory.peak > 12e9
-    images = smaller(needs, engine, 12e9)
+    images = smaller(needs, engine, 12e9, 1)
     cuts = [m for m in range(1, 96) if 96 % m == 0]
     fits = [m for m in cuts if peak(L16, plan_of(1, m, 96 // m), "none", 1) <= 12e9]
     assert images == max(fits)
-    assert smaller(needs, engine, 1e9) is None
+    assert smaller(needs, engine, 12e9, images + 1) is None
+    assert smaller(needs, engine, 1e9, 1) is None
 
 
 def test_offloaded_inputs_are_all_that_full_recomputation_held():
@@ -132,7 +135,7 @@ def test_hierarchical_partitioning_costs_a_machines_share_of_the_weights():
     insist_on_hpz(EngineConfig(zero_stage=3), 64, 4)
     engine = EngineConfig(zero_stage=3, zero_hpz=8)
     plan = plan_of(64, 8)
-    more = chosen(engine, L16, OPTIM, plan, 80e9).memory.peak - peak(L16, plan, "none", 3)
+    more = chosen(engine, L16, OPTIM, plan, 80e9, OPS).memory.peak - peak(L16, plan, "none", 3)
     assert more == pytest.approx(2 * parameters(L16) / 8)
 
 
@@ -141,9 +144,9 @@ def test_what_is_offloaded_is_not_on_the_device():
     n, plan = parameters(L16), plan_of(1, 8)
     for what, stage, weights in (("optimizer", 1, 2 * n), ("optimizer+parameters", 3, 0)):
         engine = EngineConfig(zero_stage=stage, offload=what)
-        memory = chosen(engine, L16, OptimConfig(ema=0.9999), plan, 80e9).memory
+        memory = chosen(engine, L16, OptimConfig(ema=0.9999), plan, 80e9, OPS).memory
         here = chosen(
-            EngineConfig(zero_stage=stage), L16, OptimConfig(ema=0.9999), plan, 80e9
+            EngineConfig(zero_stage=stage), L16, OptimConfig(ema=0.9999), plan, 80e9, OPS
         ).memory
         assert memory.states - memory.retained == weights
         assert here.states - memory.states == 12 * n + 4 * n + (2 * n - weights)
@@ -153,7 +156,7 @@ def test_what_is_offloaded_is_not_on_the_device():
 @pytest.mark.parametrize("gb", range(2, 24, 2))
 def test_compiled_blocks_keep_whole_weights_and_all_or_nothing(gb):
     plan = plan_of(8, 64)
-    engine = chosen(AUTO, L16, OPTIM, plan, gb * 1e9, compiles=True).engine
+    engine = chosen(AUTO, L16, OPTIM, plan, gb * 1e9, OpsConfig(block="compile")).engine
     assert engine.stage in (1, 2)
     fits = peak(L16, plan, "none", 1) <= gb * 1e9
     assert engine.recompute == ("none" if fits else "full")

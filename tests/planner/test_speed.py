@@ -10,6 +10,8 @@ from tests.engine.test_recompute import held
 from tests.ranks import run_ranks
 from vitscale.config.engine import EngineConfig
 from vitscale.config.model import ModelConfig, Shape
+from vitscale.ops.attention import explicit, sdpa
+from vitscale.ops.choice import Ops, torch_norm
 from vitscale.planner.activations import MODES, block_bytes
 from vitscale.planner.hardware import ACCELERATORS, Accelerator, Cluster
 from vitscale.planner.size import parameters
@@ -175,10 +177,13 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.parametrize("attention", [sdpa, explicit])
 @pytest.mark.parametrize("changes", OPTIONS, ids=str)
-def test_bytes_of_a_block_are_what_a_model_holds(changes):
+def test_bytes_of_a_block_are_what_a_model_holds(changes, attention):
     shape = Shape(256, 3, 1024, 4, 4, 4, (32, 32), classes=5, **changes)
     deep, tokens = dataclasses.replace(shape, depth=5), 4 * (shape.prefix + shape.kept_patches)
+    ops = Ops(torch_norm, attention)
     for mode in MODES:
-        found = (held(deep, mode) - held(shape, mode)) / 2 / tokens
-        assert found == pytest.approx(block_bytes(shape, mode), rel=0.05), mode
+        found = (held(deep, mode, ops=ops) - held(shape, mode, ops=ops)) / 2 / tokens
+        foreseen = block_bytes(shape, mode, explicit=attention is explicit)
+        assert found == pytest.approx(foreseen, rel=0.05), mode

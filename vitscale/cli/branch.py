@@ -11,6 +11,7 @@ from vitscale.cli.train import print_reply, run_here
 from vitscale.config.branch import Fork, branch_recipe
 from vitscale.config.cluster import load_profile, split_overrides
 from vitscale.config.load import Recipe
+from vitscale.config.saved import saved_recipe
 from vitscale.errors import CheckpointError, ConfigError
 from vitscale.units import Duration
 
@@ -110,7 +111,7 @@ def _recipe(
             where=str(trunk),
             do="Name a run folder such as runs/NAME.",
         )
-    own = Recipe.from_json(saved.read_text(encoding="utf-8"))
+    own = saved_recipe(saved)
     for_recipe, for_profile = (
         (list(arguments.overrides), [])
         if arguments.on is None

@@ -22,6 +22,7 @@ from vitscale.config.data import DataConfig
 from vitscale.config.dataset import DatasetFacts
 from vitscale.config.load import load_recipe
 from vitscale.config.model import Shape
+from vitscale.config.ops import on_device
 from vitscale.config.plan import Plan, make_plan
 from vitscale.config.run import RunConfig
 from vitscale.errors import ConfigError
@@ -93,11 +94,11 @@ def run(arguments: argparse.Namespace) -> int:
     plan = make_plan(config, world=where.world, epoch_images=facts.samples)
     needs = _needs(where, config, shape, plan)
     if arguments.json:
-        print_json(record_of(shape, facts, plan) | _forecast_record(needs, facts))
+        print_json(record_of(shape, facts, plan) | _forecast_record(needs, facts, where))
     else:
         print(text_of(config.model.variant, shape, facts, plan))
         if isinstance(needs, Job):
-            print(aligned(job_lines(needs, facts)))
+            print(aligned([("gpu", _gpu_text(where)), *job_lines(needs, facts)]))
         elif needs is not None:
             print(aligned(needs_lines(needs)))
     return 0
@@ -121,8 +122,10 @@ def _needs(where: Where, config: RunConfig, shape: Shape, plan: Plan) -> Needs |
         ConfigError: the GPUs cannot hold it, or are not as fast as was measured.
     """
     if where.cluster is None:
-        alone = where.of_profile
-        return chosen(config.engine, shape, config.optim, plan, math.inf) if alone else None
+        if not where.of_profile:
+            return None
+        ops = on_device(config.ops, where.device, config.engine.precision)
+        return chosen(config.engine, shape, config.optim, plan, math.inf, ops)
     job = job_on(where.cluster, config, shape, plan)
     if where.measured is not None:
         job = calibrated(job, where.measured)
@@ -130,10 +133,20 @@ def _needs(where: Where, config: RunConfig, shape: Shape, plan: Plan) -> Needs |
     return job
 
 
-def _forecast_record(needs: Needs | None, facts: DatasetFacts) -> dict[str, object]:
+def _forecast_record(needs: Needs | None, facts: DatasetFacts, where: Where) -> dict[str, object]:
     if needs is None:
         return {}
-    return {"forecast": job_record(needs, facts) if isinstance(needs, Job) else needs_record(needs)}
+    if not isinstance(needs, Job):
+        return {"forecast": needs_record(needs)}
+    return {"forecast": {"gpu": where.kinds[0]} | job_record(needs, facts)}
+
+
+def _gpu_text(where: Where) -> str:
+    """The kind that is reckoned with, and those that have the same name."""
+    kind, *others = where.kinds
+    if not others:
+        return kind
+    return f"{kind}, one of several of that name: for another --gpu {' or '.join(others)}"
 
 
 def _facts(arguments: argparse.Namespace, config: DataConfig) -> DatasetFacts:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from vitscale.config.cluster import ClusterProfile, load_profile
 from vitscale.errors import ConfigError
-from vitscale.planner.hardware import Cluster, accelerator
+from vitscale.planner.hardware import Cluster, accelerator, kinds_of
 
 T = TypeVar("T")
 
@@ -24,6 +24,10 @@ class Where:
     of_profile: bool
     measured: float | None
     """Images a second that one machine reached."""
+    kinds: tuple[str, ...] = ()
+    """What the named GPU may be, the one it is taken for first."""
+    device: str = "cuda"
+    """Of a rank: "cpu" with a profile that gives its workers no GPUs."""
 
 
 def where_of(arguments: argparse.Namespace, overrides: Iterable[str]) -> Where:
@@ -43,19 +47,28 @@ def where_of(arguments: argparse.Namespace, overrides: Iterable[str]) -> Where:
     world = 1 if world is None else world
     if world < 1:
         raise ConfigError("a job has at least one rank", where="--world", given=world)
-    cluster = _cluster(arguments, profile, world)
-    return Where(world, cluster, profile is not None, arguments.measured)
+    device = "cpu" if profile is not None and not profile.gpus_per_worker else "cuda"
+    if device == "cpu":
+        when = "with a profile that gives its workers no GPUs"
+        insist_on_effect(arguments, ("gpu", "per_node", "measured"), when)
+    name = arguments.gpu if profile is None else _gpu(arguments.gpu, profile.accelerator)
+    cluster = _cluster(arguments, profile, world, name)
+    kinds = () if name is None else kinds_of(name)
+    return Where(world, cluster, profile is not None, arguments.measured, kinds, device)
+
+
+def _gpu(given: str | None, known: str | None) -> str | None:
+    """What --gpu and the profile name; --gpu may say which of several kinds of one name the profile means."""
+    if given and known and set() < set(kinds_of(given)) <= set(kinds_of(known)):
+        return given
+    return _agreed("--gpu", given, "accelerator", known)
 
 
 def _cluster(
-    arguments: argparse.Namespace, profile: ClusterProfile | None, world: int
+    arguments: argparse.Namespace, profile: ClusterProfile | None, world: int, name: str | None
 ) -> Cluster | None:
-    name, per_node = arguments.gpu, arguments.per_node
+    per_node = arguments.per_node
     if profile is not None:
-        if not profile.gpus_per_worker:
-            when = "with a profile that gives its workers no GPUs"
-            insist_on_effect(arguments, ("gpu", "per_node", "measured"), when)
-        name = _agreed("--gpu", name, "accelerator", profile.accelerator)
         per_node = _agreed("--per-node", per_node, "workers_per_node", profile.workers_per_node)
     if name is None:
         without = "without --gpu" if profile is None else "without --gpu or cluster.accelerator"

@@ -91,3 +91,8 @@ class DataConfig(Section):
 
     accept_change: str | None = None
     """Resume although data or order changed: the order's new name, which the refusal prints."""
+
+    @property
+    def least_micro_batch(self) -> int:
+        """Images of a micro-batch at least: those that are mixed need a partner."""
+        return 2 if self.mixup or self.cutmix else 1

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vitscale.config.load import Recipe, load_recipe
 from vitscale.config.run import RunConfig
+from vitscale.config.saved import saved_recipe
 from vitscale.errors import ConfigError
 
 
@@ -55,9 +55,4 @@ def read_any(path: str | Path) -> Recipe:
                 where=str(path),
                 do="Name a run folder or a recipe.",
             )
-    if file.suffix != ".json":
-        return load_recipe(file)
-    try:
-        return Recipe.from_json(file.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError, KeyError) as error:
-        raise ConfigError(f"is no saved config: {error!r}", where=str(file)) from error
+    return saved_recipe(file) if file.suffix == ".json" else load_recipe(file)

@@ -144,7 +144,7 @@ def sources_of(config: RunConfig) -> tuple[Source, ...]:
 def _impossible_data(config: RunConfig) -> Iterator[tuple[str, str]]:
     train, held_out = config.data.train, config.data.held_out
     for name in ("mixup", "cutmix"):
-        if getattr(config.data, name) and config.train.micro_batch == 1:
+        if getattr(config.data, name) and config.train.micro_batch < config.data.least_micro_batch:
             yield f"data.{name}", "has no effect: a micro-batch of 1 holds no partner to mix with"
     if len(train) == 1 and train[0].weight != 1:
         yield "data.train.0.weight", "has no effect on a single source: remove it"

@@ -13,6 +13,7 @@ import torch
 
 from vitscale.config.engine import EngineConfig, idle_on_cpu
 from vitscale.config.model import Shape
+from vitscale.config.ops import on_device
 from vitscale.config.plan import Plan
 from vitscale.config.run import RunConfig
 from vitscale.engine.collectives import Ranks
@@ -76,8 +77,8 @@ def settle(
     insist_on_hpz(config.engine, plan.world, min(ranks_on.values()))
     shared = device.type == "cpu"
     share = min(memory / (ranks_on[host] if shared else 1) for host, memory in found)
-    compiles = config.ops.block == "compile"
-    needs = chosen(config.engine, shape, config.optim, plan, USABLE * share, compiles=compiles)
+    ops = on_device(config.ops, device.type, config.engine.precision)
+    needs = chosen(config.engine, shape, config.optim, plan, USABLE * share, ops)
     if ranks.place.is_first:
         _tell(needs, config, share)
     return needs.engine
@@ -93,7 +94,7 @@ def _tell(needs: Needs, config: RunConfig, share: float) -> None:
     if peak <= room:
         log.info("%s", line)
         return
-    images = smaller(needs, config.engine, room, compiles=config.ops.block == "compile")
+    images = smaller(needs, config.engine, room, config.data.least_micro_batch)
     advice = f"train.micro_batch={images} would do" if images else "more ranks would do"
     log.warning("%s, which may be too much: %s", line, advice)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from vitscale.checkpoint.weights import load_weights
-from vitscale.config.load import Recipe
 from vitscale.config.preprocessing import Preprocessing
 from vitscale.config.run import RunConfig
+from vitscale.config.saved import saved_recipe
 from vitscale.config.source import Source
 from vitscale.data.augment import View
 from vitscale.data.corpus import Corpus, open_corpus
@@ -137,7 +137,7 @@ def model_of(path: str | Path, which: str = "raw") -> tuple[ViT, Preprocessing]:
 def _saved_config(step_folder: Path) -> RunConfig | None:
     """The config of the run that a step folder `RUN/checkpoints/step-N` lies in, if it lies in one."""
     file = step_folder.parent.parent / "config.json"
-    return Recipe.from_json(file.read_text()).config if file.is_file() else None
+    return saved_recipe(file).config if file.is_file() else None
 
 
 def _sources(given: str | None, saved: Sequence[Source], option: str) -> Sequence[Source]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from vitscale.checkpoint.inspection import last_commit
-from vitscale.config.load import Recipe
 from vitscale.config.run import RunConfig
+from vitscale.config.saved import saved_recipe
 from vitscale.data.audit import Audit, audit
 from vitscale.durable import write_text_atomically
 from vitscale.errors import DataError, VitscaleError
@@ -62,7 +62,7 @@ def write_page(run: Path, *, to: Path | None = None) -> Path:
             do="Give a run folder, such as runs/NAME.",
         )
     saved = run / "config.json"
-    config = Recipe.from_json(saved.read_text()).config if saved.is_file() else None
+    config = saved_recipe(saved).config if saved.is_file() else None
     marks = Marks(restarts_of(run), _rewinds(series))
     subject, why = subject_at(run, config)
     sections = [

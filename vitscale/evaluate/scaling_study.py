@@ -19,6 +19,7 @@ from vitscale.config.ladder import LoadedLadder
 from vitscale.config.load import Recipe, load_recipe
 from vitscale.config.plan import Plan, make_plan
 from vitscale.config.redaction import redact_text
+from vitscale.config.saved import saved_recipe
 from vitscale.errors import STOPPED_EXIT_CODE, ConfigError, DataError, VitscaleError
 from vitscale.evaluate.finetune import RunFailed, Train
 from vitscale.planner import size
@@ -198,7 +199,7 @@ def _insist_on_same(rung: Rung) -> None:
     saved = rung.folder / "config.json"
     if not saved.is_file():
         return
-    before = Recipe.from_json(saved.read_text(encoding="utf-8")).config
+    before = saved_recipe(saved).config
     now = Recipe.from_json(redact_text(rung.recipe.to_json())).config
     if found := differences(before, now):
         told = ", ".join(f"{one.key} {one.left!r}, now {one.right!r}" for one in found[:3])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vitscale.config.model import Shape
-from vitscale.config.ops import OpsConfig
+from vitscale.config.ops import OpsConfig, explicit_first
 from vitscale.errors import ResourceError
 from vitscale.ops.apex import ApexState, find_apex
 from vitscale.ops.attention import explicit, sdpa
@@ -179,7 +179,7 @@ def _attention(here: Here) -> list[Way]:
     fused = Way("sdpa", f"fused attention of torch for {here.device.type}")
     name = "fp16" if here.dtype == torch.float16 else "bf16"
     plain = Way("explicit", f"faster than the fused kernel in {name} on a CPU")
-    first = here.device.type == "cpu" and here.dtype.itemsize == 2
+    first = explicit_first(here.device.type, half=here.dtype.itemsize == 2)
     return [plain, fused] if first else [fused, plain]
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from vitscale.config.engine import EngineConfig
 from vitscale.config.model import Shape
+from vitscale.config.ops import OpsConfig, impossible_ops
 from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
 from vitscale.errors import ConfigError
@@ -20,12 +21,11 @@ def chosen(
     optim: OptimConfig,
     plan: Plan,
     room: float,
-    *,
-    compiles: bool = False,
+    ops: OpsConfig,
 ) -> Needs:
     """The job with every `auto` of its engine decided; the choice with the lowest peak where none is within `room`.
 
-    Stages 1 and 2 come before stage 3, which sends half as much again and with every micro-batch. Among them the least
+    Stages 1 and 2 come before stage 3, which sends with every micro-batch. Among them the least
     recomputation comes first, then the lower stage. Stage 0 is not among them, so that one rank computes as several do,
     for which it holds most.
 
@@ -35,38 +35,43 @@ def chosen(
         optim: which says what is kept for each weight.
         plan: on the ranks of the job.
         room: bytes that a rank may take.
-        compiles: blocks are one region of torch.compile, so their weights stay whole and they keep all or nothing.
+        ops: as `on_device` decides them; what a recipe would be refused for beside them is not chosen.
     """
-    needs = [Needs(shape, each, optim, plan) for each in _choices(engine, compiles)]
+    needs = [Needs(shape, each, optim, plan, ops) for each in _choices(engine, ops)]
     return next(
         (each for each in needs if each.memory.peak <= room),
         min(needs, key=lambda each: each.memory.peak),
     )
 
 
-def _choices(engine: EngineConfig, compiles: bool) -> Iterator[EngineConfig]:
+def _choices(engine: EngineConfig, ops: OpsConfig) -> Iterator[EngineConfig]:
     stages = (engine.zero_stage,)
     if engine.stage and engine.zero_stage == "auto":
-        stages = (1, 2) if compiles else (1, 2, 3)
-    modes = (engine.recompute,)
-    if engine.recompute == "auto":
-        modes = ("none", "full") if compiles else MODES
+        stages = (1, 2, 3)
+    modes = MODES if engine.recompute == "auto" else (engine.recompute,)
     for group in (stages[:2], stages[2:]):
         for mode in modes:
             for stage in group:
-                yield engine.model_copy(update={"zero_stage": stage, "recompute": mode})
+                choice = engine.model_copy(update={"zero_stage": stage, "recompute": mode})
+                if not any(impossible_ops(ops, choice)):
+                    yield choice
 
 
-def smaller(
-    needs: Needs, engine: EngineConfig, room: float, *, compiles: bool = False
-) -> int | None:
-    """The largest micro-batch below the plan's, with as many images a step, that is foreseen to fit; None for none."""
+def smaller(needs: Needs, engine: EngineConfig, room: float, least: int) -> int | None:
+    """The largest micro-batch below the plan's, with as many images a step, that is foreseen to fit; None for none.
+
+    Args:
+        needs: of the plan.
+        engine: as the recipe has it.
+        room: bytes that a rank may take.
+        least: images that a micro-batch must have.
+    """
     rank_batch = needs.plan.rank_batch
-    for images in range(needs.plan.micro_batch - 1, 0, -1):
+    for images in range(needs.plan.micro_batch - 1, least - 1, -1):
         if rank_batch % images:
             continue
         plan = replace(needs.plan, micro_batch=images, accumulation=rank_batch // images)
-        cut = chosen(engine, needs.shape, needs.optim, plan, room, compiles=compiles)
+        cut = chosen(engine, needs.shape, needs.optim, plan, room, needs.ops)
         if cut.memory.peak <= room:
             return images
     return None

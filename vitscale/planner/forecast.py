@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from vitscale.config.engine import EngineConfig
+from vitscale.config.engine import EngineConfig, impossible_engine
 from vitscale.config.model import Shape
+from vitscale.config.ops import OpsConfig, impossible_ops
 from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
 from vitscale.errors import ConfigError
@@ -28,6 +29,8 @@ class Needs:
     engine: EngineConfig
     optim: OptimConfig
     plan: Plan
+    ops: OpsConfig
+    """As `on_device` decides them."""
 
     @property
     def memory(self) -> Memory:
@@ -35,6 +38,7 @@ class Needs:
             self.shape,
             self.engine,
             self.optim,
+            self.ops,
             micro_batch=self.plan.micro_batch,
             accumulation=self.plan.accumulation,
             world=self.plan.world,
@@ -59,6 +63,8 @@ class Job(Needs):
     """A job on its accelerators: what a forecast is made for."""
 
     cluster: Cluster
+    least_images: int = 1
+    """Of a micro-batch, below which the recipe would be refused."""
 
     @property
     def fits(self) -> bool:
@@ -129,7 +135,8 @@ def calibrated(job: Job, images_per_s: float) -> Job:
 def alternatives(job: Job) -> list[Job]:
     """The same batches on the same accelerators, with any stage from 1, recomputation and micro-batch that fit.
 
-    The fastest first; among equals the one that computes least again and cuts least.
+    None is among them for which the recipe would be refused. The fastest first; among equals the one that computes
+    least again and cuts least.
     """
     found = [other for other in _variants(job) if other.fits]
     return sorted(found, key=lambda other: (round(other.step.total, 4), *_effort(other)))
@@ -142,12 +149,22 @@ def _effort(job: Job) -> tuple[int, int, int]:
 def _variants(job: Job) -> Iterator[Job]:
     rank_batch = job.plan.rank_batch
     cut = job.engine.zero_hpz or job.engine.offload == "optimizer+parameters"
-    for micro_batch in (m for m in range(1, rank_batch + 1) if rank_batch % m == 0):
+    for micro_batch in range(job.least_images, rank_batch + 1):
+        if rank_batch % micro_batch:
+            continue
         plan = replace(job.plan, micro_batch=micro_batch, accumulation=rank_batch // micro_batch)
         for stage in (3,) if cut else (1, 2, 3):
             for mode in MODES:
                 chosen = {"kind": "deepspeed", "zero_stage": stage, "recompute": mode}
-                yield replace(job, engine=job.engine.model_copy(update=chosen), plan=plan)
+                other = replace(job, engine=job.engine.model_copy(update=chosen), plan=plan)
+                if not _refused(other):
+                    yield other
+
+
+def _refused(job: Job) -> bool:
+    """Whether a recipe could not have these settings of `[engine]`."""
+    problems = impossible_engine(job.engine, job.optim.optimizer)
+    return any(problems) or any(impossible_ops(job.ops, job.engine))
 
 
 def settings_of(job: Job, instead_of: Job | None = None) -> str:
@@ -159,19 +176,16 @@ def settings_of(job: Job, instead_of: Job | None = None) -> str:
     return f"train.micro_batch={job.plan.micro_batch} {stage} engine.recompute={engine.recompute}"
 
 
-def fewest_ranks(job: Job, limit: int = 1 << 14) -> int | None:
-    """Ranks, doubled from the job's own, on which some variant of it fits; None below `limit` ranks."""
+def fewest_ranks(job: Job, limit: int = 1 << 14) -> Job | None:
+    """The fastest variant on the fewest ranks, doubled from the job's own, that fits; None up to `limit` ranks."""
     world = job.plan.world
     while world <= min(limit, job.plan.batch):
         if job.plan.batch % world == 0:
-            plan = replace(
-                job.plan, world=world, micro_batch=1, accumulation=job.plan.batch // world
-            )
-            engine = job.engine.model_copy(
-                update={"kind": "deepspeed", "zero_stage": 3, "recompute": "full"}
-            )
+            rank_batch = job.plan.batch // world
+            plan = replace(job.plan, world=world, micro_batch=rank_batch, accumulation=1)
             cluster = replace(job.cluster, world=world)
-            if replace(job, plan=plan, engine=engine, cluster=cluster).fits:
-                return world
+            fitting = alternatives(replace(job, plan=plan, cluster=cluster))
+            if fitting:
+                return fitting[0]
         world *= 2
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from vitscale.config.cluster import ClusterProfile
@@ -52,21 +53,45 @@ ACCELERATORS = {
 }
 """By the names that Ray gives them, where it has one."""
 
+_OF_ONE_NAME = {"A100": ("A100-80G", "A100-40G")}
+"""Kinds that Ray finds out only the common name of; the largest first, since nothing that runs may be refused."""
+_WITHOUT_BF16 = ("V100", "P100", "T4", "P4", "K80")
+
+
+def kinds_of(name: str) -> tuple[str, ...]:
+    """What in `ACCELERATORS` may be called so, the one it is taken for first; nothing where none is known.
+
+    Ray's names ("A100-80G"), its constants (NVIDIA_A100_80G) and Slurm's spellings ("a100_80gb") are told alike.
+    """
+    for common, kinds in _OF_ONE_NAME.items():
+        if _folded(name) == common:
+            return kinds
+    return tuple(kind for kind in ACCELERATORS if _folded(kind) == _folded(name))
+
+
+def _folded(name: str) -> str:
+    """In capitals, without maker, family and signs."""
+    plain = re.sub(r"[^A-Z0-9]", "", name.upper())
+    return re.sub(r"^NVIDIA|TESLA|GEFORCE|(?<=\dG)B$", "", plain)
+
 
 def accelerator(name: str) -> Accelerator:
-    """The accelerator called `name`.
+    """The accelerator called `name`, or the first of those called so.
 
     Raises:
         ConfigError: nothing is known of one of that name.
     """
-    if name not in ACCELERATORS:
-        raise ConfigError(
-            "the planner knows nothing of this accelerator",
-            where="cluster.accelerator",
-            given=name,
-            do=f"It knows {', '.join(ACCELERATORS)}: name the nearest.",
-        )
-    return ACCELERATORS[name]
+    if kinds := kinds_of(name):
+        return ACCELERATORS[kinds[0]]
+    old = _folded(name) in _WITHOUT_BF16
+    raise ConfigError(
+        "this accelerator has no bf16, in which the planner reckons"
+        if old
+        else "the planner knows nothing of this accelerator",
+        where="cluster.accelerator",
+        given=name,
+        do=f"It knows {', '.join(ACCELERATORS)}: name the nearest.",
+    )
 
 
 @dataclass(frozen=True)

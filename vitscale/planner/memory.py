@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from vitscale.config.engine import EngineConfig
 from vitscale.config.model import Shape
+from vitscale.config.ops import OpsConfig
 from vitscale.config.optim import OptimConfig
 from vitscale.planner.activations import edge_bytes, image_bytes, working_bytes
 from vitscale.planner.buckets import buckets_of
@@ -64,21 +65,24 @@ def memory_of(
     shape: Shape,
     engine: EngineConfig,
     optim: OptimConfig,
+    ops: OpsConfig,
     *,
     micro_batch: int,
     accumulation: int,
     world: int,
 ) -> Memory:
-    """Bytes on each of `world` ranks, in steps of `accumulation` micro-batches."""
+    """Bytes on each of `world` ranks, in steps of `accumulation` micro-batches; `ops` as `on_device` decides them."""
     n, number = parameters(shape), engine.number_bytes
     share = 1 / world if engine.stage else 1.0
     copied = bool(engine.stage) or engine.stage is None or number == 2
-    held = image_bytes(shape, engine.recompute, number) + edge_bytes(shape, number)
+    explicit = ops.attention == "explicit"
+    held = image_bytes(shape, engine.recompute, number, explicit=explicit)
+    working = working_bytes(shape, engine.recompute, number, explicit=explicit)
     memory = Memory(
         masters=4 * n * share if copied else 0.0,
         moments=moment_bytes(shape, optim) * share,
         average=4 * n * share if optim.ema_decay is not None else 0.0,
-        activations=micro_batch * (held + working_bytes(shape, engine.recompute, number)),
+        activations=micro_batch * (held + working + edge_bytes(shape, number)),
         **_traffic(engine, shape, world, accumulation > 1)._asdict(),
     )
     return _offloaded(memory, engine)

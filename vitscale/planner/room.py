@@ -7,12 +7,13 @@ from dataclasses import replace
 from vitscale.config.cluster import ClusterProfile
 from vitscale.config.dataset import DatasetFacts
 from vitscale.config.model import Shape
+from vitscale.config.ops import on_device
 from vitscale.config.plan import Plan, make_plan
 from vitscale.config.run import RunConfig
 from vitscale.errors import ConfigError
 from vitscale.planner.choice import chosen, insist_on_hpz
 from vitscale.planner.forecast import Job, alternatives, fewest_ranks, settings_of
-from vitscale.planner.hardware import ACCELERATORS, USABLE, Cluster, cluster_of
+from vitscale.planner.hardware import USABLE, Cluster, cluster_of, kinds_of
 from vitscale.units import human_bytes
 
 
@@ -24,9 +25,10 @@ def job_on(cluster: Cluster, config: RunConfig, shape: Shape, plan: Plan) -> Job
     """
     insist_on_hpz(config.engine, plan.world, min(cluster.per_node, plan.world))
     room = USABLE * cluster.gpu.memory
-    compiles = config.ops.block == "compile"
-    needs = chosen(config.engine, shape, config.optim, plan, room, compiles=compiles)
-    return Job(shape, needs.engine, config.optim, plan, cluster)
+    ops = on_device(config.ops, "cuda", config.engine.precision)
+    engine = chosen(config.engine, shape, config.optim, plan, room, ops).engine
+    least = config.data.least_micro_batch
+    return Job(shape, engine, config.optim, plan, ops, cluster, least)
 
 
 def insist_on_room(job: Job) -> None:
@@ -40,8 +42,11 @@ def insist_on_room(job: Job) -> None:
     others = alternatives(job)
     if others:
         advice = f"Fits: {settings_of(others[0], job)}."
-    elif (ranks := fewest_ranks(job)) is not None:
-        advice = f"No settings fit on {job.plan.world}; {ranks} ranks would do under stage 3."
+    elif (more := fewest_ranks(job)) is not None:
+        advice = (
+            f"No settings fit on {job.plan.world}; {more.plan.world} ranks would do with "
+            f"{settings_of(more, job)}."
+        )
     else:
         advice = "No number of these accelerators holds it: take larger ones or a smaller model."
     limit = human_bytes(USABLE * job.cluster.gpu.memory)
@@ -61,7 +66,7 @@ def insist_on_profile(config: RunConfig, profile: ClusterProfile, facts: Dataset
     Raises:
         ConfigError: more memory is needed than there is, or engine.zero_hpz does not suit the cluster.
     """
-    if profile.accelerator not in ACCELERATORS or (cluster := cluster_of(profile)) is None:
+    if not kinds_of(profile.accelerator or "") or (cluster := cluster_of(profile)) is None:
         return
     shape = config.model.shape(config.model.classes or len(facts.classes))
     for world in dict.fromkeys((profile.workers, profile.fewest)):
