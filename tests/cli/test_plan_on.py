@@ -95,7 +95,7 @@ def test_without_an_accelerator_there_is_what_needs_none(plan, profile):
     memory = forecast["memory"]
     assert memory["weights"] == 2 * n
     assert memory["masters"] + memory["moments"] == pytest.approx(12 * n / world, rel=0.3)
-    assert forecast["sent_bytes_per_step"] == pytest.approx(4 * n * (world - 1) / world)
+    assert forecast["sent_bytes_per_step"] == pytest.approx(3 * 2 * n * (world - 1) / world)
     assert "images_per_s" not in forecast
     text = plan(on=profile)
     assert "at most on each rank" in text
