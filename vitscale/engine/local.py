@@ -19,7 +19,7 @@ from vitscale.optim.groups import freeze, make_optimizer, parameter_groups, set_
 
 
 class LocalEngine:
-    """Data parallelism by averaging gradients; in bf16 the optimizer keeps float32 master weights."""
+    """Data parallelism by averaging gradients, on the device of `normalise`; in bf16 with float32 master weights."""
 
     def __init__(
         self,

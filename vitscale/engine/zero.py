@@ -50,7 +50,7 @@ _KEYS_3 = ("fp32_flat_groups", "optimizer_state_dict")
 
 
 class ZeroEngine:
-    """One DeepSpeed engine, with the same maths as `LocalEngine` at every stage."""
+    """One DeepSpeed engine on the device of `normalise`, with the same maths as `LocalEngine` at every stage."""
 
     def __init__(
         self,
