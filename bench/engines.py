@@ -26,7 +26,7 @@ from vitscale.config.engine import EngineConfig
 from vitscale.config.model import ModelConfig, Shape
 from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
-from vitscale.data.device import Normaliser, normalise
+from vitscale.data.device import normalise
 from vitscale.engine.local import LocalEngine
 from vitscale.engine.zero import ZeroEngine
 from vitscale.model.build import build_model
@@ -117,7 +117,7 @@ def engines(shape: Shape, plan: Plan) -> Iterable[tuple[str, Any]]:
             build_model(shape, seed=0),
             objective,
             OPTIM,
-            normalise=Normaliser(CPU, torch.float32),
+            device=CPU,
             dtype=torch.float32,
             accumulation=1,
             world=plan.world,
@@ -125,10 +125,10 @@ def engines(shape: Shape, plan: Plan) -> Iterable[tuple[str, Any]]:
     )
     for stage in (1, 2, 3):
         config = EngineConfig(zero_stage=stage, precision="fp32")
-        model, pixels = build_model(shape, seed=0), Normaliser(CPU, torch.float32)
+        model = build_model(shape, seed=0)
         yield (
             f"ZeRO-{stage}",
-            ZeroEngine(model, objective, config, OPTIM, plan, normalise=pixels),
+            ZeroEngine(model, objective, config, OPTIM, plan, device=CPU),
         )
 
 

@@ -26,7 +26,6 @@ from bench.contestants.operators import declare_missing
 from vitscale.config.model import ModelConfig, Shape
 from vitscale.config.ops import OpsConfig
 from vitscale.config.optim import OptimConfig
-from vitscale.data.device import Normaliser
 from vitscale.engine.local import LocalEngine
 from vitscale.model.build import build_model
 from vitscale.model.vit import ViT
@@ -104,7 +103,7 @@ def our_step(model: ViT, shape: Shape, precision: str, images: Tensor, labels: T
         own,
         make_objective("softmax", 0.0),
         OptimConfig(),
-        normalise=Normaliser(CPU, dtype),
+        device=CPU,
         dtype=dtype,
         accumulation=1,
         world=1,

@@ -17,7 +17,6 @@ from vitscale.config.engine import EngineConfig
 from vitscale.config.model import Shape
 from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
-from vitscale.data.device import Normaliser
 from vitscale.data.mix import Mixing
 from vitscale.engine.build import SeededEngine
 from vitscale.engine.collectives import Ranks
@@ -89,20 +88,20 @@ def make_engine(case: dict[str, Any], ranks: Ranks) -> tuple[SeededEngine, Plan]
         )
         distillation = Distillation(teacher, share=case["taught"])
     objective = make_objective("softmax", 0.0, distillation)
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    normalise = Normaliser(torch.device("cpu"), dtype)
+    device = torch.device("cpu")
     if case["kind"] == "local":
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         engine: Any = LocalEngine(
             model,
             objective,
             optim,
-            normalise=normalise,
+            device=device,
             dtype=dtype,
             accumulation=accumulation,
             world=world,
         )
     else:
-        engine = ZeroEngine(model, objective, config, optim, plan, normalise=normalise)
+        engine = ZeroEngine(model, objective, config, optim, plan, device=device)
     mix = {key: case[key] for key in ("mixup", "cutmix") if key in case}
     mixing = Mixing(DataConfig.model_validate({"train": "none", **mix}), 3)
     return SeededEngine(engine, 3, ranks.place, mixing), plan

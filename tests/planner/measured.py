@@ -11,7 +11,6 @@ from vitscale.config.engine import EngineConfig
 from vitscale.config.model import ModelConfig, Shape
 from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
-from vitscale.data.device import Normaliser
 from vitscale.engine.local import LocalEngine
 from vitscale.engine.precision import DTYPES
 from vitscale.engine.recompute import set_recompute
@@ -68,21 +67,14 @@ def _engine(shape: Shape, config: EngineConfig, micro_batch: int, accumulation: 
     model = build_model(shape, seed=0)
     set_recompute(model, config.recompute)
     objective, optim = make_objective("softmax", 0.0), OptimConfig()
-    dtype = DTYPES[config.precision]
-    normalise = Normaliser(CPU, dtype)
     if config.stage is None:
+        dtype = DTYPES[config.precision]
         return LocalEngine(
-            model,
-            objective,
-            optim,
-            normalise=normalise,
-            dtype=dtype,
-            accumulation=accumulation,
-            world=world,
+            model, objective, optim, device=CPU, dtype=dtype, accumulation=accumulation, world=world
         )
     batch = micro_batch * accumulation * world
     plan = Plan(world, batch, micro_batch, accumulation, 1000, 100, 0, 1, 1, None, None)
-    return ZeroEngine(model, objective, config, optim, plan, normalise=normalise)
+    return ZeroEngine(model, objective, config, optim, plan, device=CPU)
 
 
 def _steps(engine, micro_batch: int, accumulation: int) -> None:
