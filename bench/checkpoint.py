@@ -30,7 +30,6 @@ from vitscale.config.engine import EngineConfig
 from vitscale.config.model import ModelConfig
 from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
-from vitscale.data.device import Normaliser
 from vitscale.engine.build import StepEngine
 from vitscale.engine.collectives import Ranks
 from vitscale.engine.local import LocalEngine
@@ -64,15 +63,14 @@ def engine_of(
     shape = ModelConfig(variant=variant, image_px=32).shape(1000)
     model, objective = build_model(shape, seed=0), make_objective("softmax", 0.0)
     shapes = {name: list(p.shape) for name, p in model.named_parameters()}
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    normalise = Normaliser(CPU, dtype)
     if stage is None:
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         engine: StepEngine = LocalEngine(
-            model, objective, OPTIM, normalise=normalise, dtype=dtype, accumulation=1, world=1
+            model, objective, OPTIM, device=CPU, dtype=dtype, accumulation=1, world=1
         )
     else:
         config = EngineConfig(zero_stage=stage, precision=precision)  # type: ignore[arg-type]
-        engine = ZeroEngine(model, objective, config, OPTIM, PLAN, normalise=normalise)
+        engine = ZeroEngine(model, objective, config, OPTIM, PLAN, device=CPU)
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     engine.accumulate(images, torch.tensor([1, 2]), last=True)
     engine.step(1e-3)

@@ -28,7 +28,7 @@ from vitscale.config.engine import EngineConfig
 from vitscale.config.model import ModelConfig, Shape
 from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
-from vitscale.data.device import Normaliser, normalise
+from vitscale.data.device import normalise
 from vitscale.engine.allocator import keep_freed_memory
 from vitscale.engine.local import LocalEngine
 from vitscale.engine.precision import DTYPES
@@ -129,7 +129,7 @@ def engines(shape: Shape, plan: Plan, at: torch.device) -> Iterable[tuple[str, A
             build_model(shape, seed=0),
             objective,
             OPTIM,
-            normalise=Normaliser(at, DTYPES[precision]),
+            device=at,
             dtype=DTYPES[precision],
             accumulation=1,
             world=plan.world,
@@ -137,10 +137,10 @@ def engines(shape: Shape, plan: Plan, at: torch.device) -> Iterable[tuple[str, A
     )
     for stage in (1, 2, 3):
         config = EngineConfig(zero_stage=stage, precision=precision)
-        model, pixels = build_model(shape, seed=0), Normaliser(at, DTYPES[precision])
+        model = build_model(shape, seed=0)
         yield (
             f"ZeRO-{stage}",
-            ZeroEngine(model, objective, config, OPTIM, plan, normalise=pixels),
+            ZeroEngine(model, objective, config, OPTIM, plan, device=at),
         )
 
 

@@ -30,7 +30,6 @@ from bench.contestants.operators import declare_missing
 from vitscale.config.model import ModelConfig, Shape
 from vitscale.config.ops import OpsConfig
 from vitscale.config.optim import OptimConfig
-from vitscale.data.device import Normaliser
 from vitscale.engine.local import LocalEngine
 from vitscale.engine.precision import DTYPES
 from vitscale.model.build import build_model
@@ -138,7 +137,7 @@ def our_step(
         own,
         make_objective("softmax", 0.0),
         OptimConfig(),
-        normalise=Normaliser(at, dtype),
+        device=at,
         dtype=dtype,
         accumulation=1,
         world=1,

@@ -17,7 +17,6 @@ from vitscale.config.engine import EngineConfig
 from vitscale.config.model import Shape
 from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
-from vitscale.data.device import Normaliser
 from vitscale.data.mix import Mixing
 from vitscale.engine.build import SeededEngine
 from vitscale.engine.collectives import Ranks
@@ -90,19 +89,19 @@ def make_engine(case: dict[str, Any], ranks: Ranks) -> tuple[SeededEngine, Plan]
     if "taught" in case:
         distillation = Distillation(teacher_model().to(dtype), share=case["taught"])
     objective = make_objective("softmax", 0.0, distillation)
-    normalise = Normaliser(torch.device("cpu"), dtype)
+    device = torch.device("cpu")
     if case["kind"] == "local":
         engine: Any = LocalEngine(
             model,
             objective,
             optim,
-            normalise=normalise,
+            device=device,
             dtype=dtype,
             accumulation=accumulation,
             world=world,
         )
     else:
-        engine = ZeroEngine(model, objective, config, optim, plan, normalise=normalise)
+        engine = ZeroEngine(model, objective, config, optim, plan, device=device)
     engine.loss_scale = loss_scale_of(config)
     mix = {key: case[key] for key in ("mixup", "cutmix") if key in case}
     mixing = Mixing(DataConfig.model_validate({"train": "none", **mix}), 3)

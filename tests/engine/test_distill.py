@@ -10,7 +10,7 @@ from tests.engine.scenarios import images_of, new_model, teacher_model
 from tests.engine.test_engines import LOCAL, mean_of_ranks, zero
 from tests.ranks import run_ranks
 from vitscale.config.optim import OptimConfig
-from vitscale.data.device import Normaliser, normalise
+from vitscale.data.device import normalise
 from vitscale.engine.build import SeededEngine
 from vitscale.engine.local import LocalEngine
 from vitscale.model.vit import ViT
@@ -71,7 +71,7 @@ def engine_with(teacher: ViT, **how) -> SeededEngine:
         new_model(),
         make_objective("softmax", 0.0, Distillation(teacher, **how)),
         OptimConfig(lr=2e-3),
-        normalise=Normaliser(torch.device("cpu"), torch.float32),
+        device=torch.device("cpu"),
         dtype=torch.float32,
         accumulation=1,
         world=1,

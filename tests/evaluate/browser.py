@@ -193,8 +193,11 @@ class Browser:
 
 
 def chromium() -> str | None:
-    """The program that CHROMIUM names, or one on the PATH."""
-    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    """The program that CHROMIUM names, or one on the PATH; None where there is none."""
+    if named := os.environ.get("CHROMIUM"):
+        assert shutil.which(named), f"CHROMIUM is {named}, which is no program"
+        return named
+    return next(filter(None, map(shutil.which, NAMES)), None)
 
 
 def contrast(one: str, other: str) -> float:

@@ -13,6 +13,7 @@ import torch
 from tests.train.recipes import make_recipe
 from vitscale.cli.main import main
 from vitscale.data.decode import decode
+from vitscale.errors import DataError
 from vitscale.evaluate.chart import Marks, intervals, line_chart
 from vitscale.evaluate.model_pictures import filters, mistakes
 from vitscale.evaluate.page import write_page
@@ -112,6 +113,15 @@ def test_the_mistakes_are_those_of_the_model(reported):
     assert [one.share for one in found] == sorted((one.share for one in found), reverse=True)
 
 
+def test_a_held_out_set_that_is_gone_is_named(reported):
+    home = reported.parent
+    config = make_recipe(home, home / "data", f"data.held_out={home / 'moved'}").config
+    subject, _ = subject_at(reported, config)
+    assert subject is not None
+    with pytest.raises(DataError, match="moved"):
+        _ = subject.images
+
+
 def test_filters_span_what_the_patch_embedding_sees():
     """An embedding that reads two patterns only has them as its first two components."""
     from vitscale.config.model import ModelConfig
@@ -149,4 +159,4 @@ def test_lines_are_drawn_to_scale_with_marks_and_without_what_is_not_finite():
     assert 'class="restart"' in svg and 'class="rewind"' in svg
     many = line_chart({"a": [(n, float(n)) for n in range(10_000)], "<b>": [(0, 1.0)]})
     assert many.count(",") < 600 and "&lt;b&gt;" in many
-    assert "100 %" in intervals([("x", 0.5, 0.4, 0.6)])
+    assert "100 %" in intervals([("x", 0.5, 0.4, 0.6)]) and "100 %" in intervals([])

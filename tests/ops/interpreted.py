@@ -13,7 +13,6 @@ from vitscale.config.model import Shape
 from vitscale.config.ops import OpsConfig
 from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
-from vitscale.data.device import Normaliser
 from vitscale.engine.recompute import set_recompute
 from vitscale.engine.zero import ZeroEngine
 from vitscale.model.build import build_model
@@ -133,8 +132,7 @@ def test_zero_trains_our_kernels_as_it_trains_plain_ones(stage):
         )
         objective = make_objective("sigmoid", 0.1, sigmoid=ops.loss)
         model = build_model(shape, ops, seed=0)
-        normalise = Normaliser(CPU, torch.float32)
-        engine = ZeroEngine(model, objective, config, OptimConfig(), plan, normalise=normalise)
+        engine = ZeroEngine(model, objective, config, OptimConfig(), plan, device=CPU)
         with torch.no_grad():
             logits = engine.model(engine.normalise(images))
         losses = []

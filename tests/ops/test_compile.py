@@ -11,7 +11,6 @@ from vitscale.config.model import Shape
 from vitscale.config.ops import OpsConfig
 from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
-from vitscale.data.device import Normaliser
 from vitscale.engine.recompute import set_recompute
 from vitscale.engine.zero import ZeroEngine
 from vitscale.model.build import build_model
@@ -65,8 +64,7 @@ def test_zero_1_trains_compiled_blocks(ops):
     found = []
     for each in (ops, PLAIN):
         model, objective = build_model(shape, each, seed=0), make_objective("softmax", 0.0)
-        normalise = Normaliser(CPU, torch.float32)
-        engine = ZeroEngine(model, objective, config, OptimConfig(), plan, normalise=normalise)
+        engine = ZeroEngine(model, objective, config, OptimConfig(), plan, device=CPU)
         losses = []
         for _ in range(3):
             losses.append(float(engine.accumulate(images, labels, last=True)))

@@ -17,7 +17,6 @@ from vitscale.config.model import ModelConfig, Shape
 from vitscale.config.ops import OpsConfig, on_device
 from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
-from vitscale.data.device import Normaliser
 from vitscale.engine.local import LocalEngine
 from vitscale.engine.precision import DTYPES
 from vitscale.engine.recompute import set_recompute
@@ -78,20 +77,13 @@ def _engine(shape: Shape, config: EngineConfig, micro_batch: int, accumulation: 
     model = build_model(shape, choose_ops(OpsConfig(), shape, device=CPU, dtype=dtype), seed=0)
     set_recompute(model, config.recompute)
     objective, optim = make_objective("softmax", 0.0), OptimConfig()
-    normalise = Normaliser(CPU, dtype)
     if config.stage is None:
         return LocalEngine(
-            model,
-            objective,
-            optim,
-            normalise=normalise,
-            dtype=dtype,
-            accumulation=accumulation,
-            world=world,
+            model, objective, optim, device=CPU, dtype=dtype, accumulation=accumulation, world=world
         )
     batch = micro_batch * accumulation * world
     plan = Plan(world, batch, micro_batch, accumulation, 1000, 100, 0, 1, 1, None, None)
-    return ZeroEngine(model, objective, config, optim, plan, normalise=normalise)
+    return ZeroEngine(model, objective, config, optim, plan, device=CPU)
 
 
 def _steps(engine, image_px: int, micro_batch: int, accumulation: int) -> None:

@@ -81,14 +81,14 @@ class Normaliser:
         mean: Channels = HALF,
         std: Channels = HALF,
     ) -> None:
-        self.device = device
-        self._dtype, self._mean, self._std = dtype, mean, std
+        self._device, self._dtype = device, dtype
+        self._mean, self._std = mean, std
         self._copying = Stopwatch(device)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """As `normalise`."""
         self._copying.begin()
-        moved = images.to(self.device, non_blocking=True)
+        moved = images.to(self._device, non_blocking=True)
         self._copying.end()
         return _scaled(moved, self._dtype, self._mean, self._std)
 

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from vitscale.config.plan import Plan
+from vitscale.config.preprocessing import Preprocessing
 from vitscale.config.run import RunConfig
 from vitscale.data.batch import counted
 from vitscale.data.device import Normaliser
@@ -116,29 +117,27 @@ def build_engine(
     *,
     place: Place,
     device: torch.device,
-    fused: bool = True,
 ) -> Any:
-    """The engine for `model` (float32, on the CPU, fully initialised); AdamW is one kernel if `fused`.
+    """The engine for `model` (float32, on the CPU, fully initialised).
 
     Raises:
         ResourceError: DeepSpeed is asked for and not installed.
     """
-    dtype = DTYPES[config.engine.precision]
-    normalise = Normaliser(device, dtype, config.data.mean, config.data.std)
+    pixels = Preprocessing(config.data.mean, config.data.std)
     if config.engine.kind == "local":
         engine: StepEngine = LocalEngine(
             model,
             objective,
             config.optim,
-            normalise=normalise,
-            dtype=dtype,
+            device=device,
+            dtype=DTYPES[config.engine.precision],
             accumulation=plan.accumulation,
             world=place.world,
-            fused=fused,
+            pixels=pixels,
         )
     else:
         engine = ZeroEngine(
-            model, objective, config.engine, config.optim, plan, normalise=normalise, fused=fused
+            model, objective, config.engine, config.optim, plan, device=device, pixels=pixels
         )
     engine.loss_scale = loss_scale_of(config.engine)
     mixing = Mixing(config.data, config.run.seed)

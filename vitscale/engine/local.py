@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from vitscale.config.optim import OptimConfig
+from vitscale.config.preprocessing import PLAIN, Preprocessing
 from vitscale.data.device import Normaliser
 from vitscale.data.mix import Draw, mix
 from vitscale.engine.frozen import FrozenWeights
@@ -28,24 +29,26 @@ class LocalEngine:
         objective: Objective,
         optim: OptimConfig,
         *,
-        normalise: Normaliser,
+        device: torch.device,
         dtype: torch.dtype,
         accumulation: int,
         world: int,
-        fused: bool = True,
+        pixels: Preprocessing = PLAIN,
     ) -> None:
         freeze(model, optim.freeze)
         frozen = FrozenWeights(model, dist.get_rank() if world > 1 else 0, world)
-        self.normalise, self.device = normalise, normalise.device
-        self.model = model.to(self.device)
+        self.model = model.to(device)
         self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.masters = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.model.to(dtype)
+        self.device = device
+        self.normalise = Normaliser(device, dtype, pixels.mean, pixels.std)
         self.objective, self.largest_norm = objective, optim.largest_norm
-        self.scale = torch.ones((), device=self.device)
+        self.scale = torch.ones((), device=device)
         self.loss_scale = LossScale()
         self.draw: Draw | None = None
         self.accumulation, self.world = accumulation, world
+        fused = model.ops.fuses_optimizer
         self.optimizer = make_optimizer(optim, self._groups(optim), fused=fused)
         partitions = whole_partitions(self.masters.items(), model.shape.heads)
         self.state = RankState(partitions, self.optimizer, self._publish, optim.ema_decay, frozen)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vitscale.config.engine import EngineConfig
 from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
+from vitscale.config.preprocessing import PLAIN, Preprocessing
 from vitscale.data.device import Normaliser
 from vitscale.data.mix import Draw, mix
 from vitscale.engine.collectives import join_alone
@@ -61,14 +62,14 @@ class ZeroEngine:
         optim: OptimConfig,
         plan: Plan,
         *,
-        normalise: Normaliser,
-        fused: bool = True,
+        device: torch.device,
+        pixels: Preprocessing = PLAIN,
     ) -> None:
-        device = normalise.device
         deepspeed = _import_deepspeed(device)
         assert config.stage is not None, "the local engine has no stage"
-        self.stage, self.device, self.normalise = config.stage, device, normalise
+        self.stage, self.device = config.stage, device
         dtype = DTYPES[config.precision]
+        self.normalise = Normaliser(device, dtype, pixels.mean, pixels.std)
         self.objective, self.largest_norm = objective, optim.largest_norm
         self.scale = torch.ones((), device=device)
         self.loss_scale = LossScale()
@@ -81,6 +82,7 @@ class ZeroEngine:
             model, torch.distributed.get_rank(), torch.distributed.get_world_size()
         )
         model = model.to(device)
+        fused = model.ops.fuses_optimizer
         optimizer = make_optimizer(optim, parameter_groups(model, optim), fused=fused)
         self.engine, *_ = deepspeed.initialize(
             model=model,

@@ -47,7 +47,7 @@ def line_chart(lines: Mapping[str, Points], marks: Marks = Marks()) -> str:
 def intervals(rows: Sequence[tuple[str, float, float, float]]) -> str:
     """Points with their intervals below each other, in percent: (name, value, low, high), each in 0..1."""
     height = 22 * len(rows) + 34
-    begin = 20 + 6 * max(len(name) for name, *_ in rows)  # a letter of 10 px takes less than 6
+    begin = 20 + 6 * max((len(name) for name, *_ in rows), default=0)  # letters are 10 px high
     width = begin + 450
     parts = []
     for number in range(0, 101, 25):

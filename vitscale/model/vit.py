@@ -24,7 +24,7 @@ class ViT(nn.Module):
 
     def __init__(self, shape: Shape, ops: Ops = PLAIN) -> None:
         super().__init__()
-        self.shape = shape
+        self.shape, self.ops = shape, ops
         width = shape.width
         self.patch_embed = PatchEmbed(width, shape.patch, shape.stride, convolve=ops.convolves)
         self.cls = _tokens(1, width) if shape.cls_token else None

@@ -143,7 +143,6 @@ def build_run(attempt: Attempt, found: Survey) -> tuple[Run, Callable[[Status], 
         plan,
         place=attempt.place,
         device=attempt.device,
-        fused=found.ops.fuses_optimizer,
     )
     set_timeouts(config.engine.timeout_s)
     tracker = _tracker(attempt, plan, shape)
