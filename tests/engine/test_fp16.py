@@ -13,14 +13,17 @@ import torch
 from torch import nn
 
 from tests.engine.half import STEEP, go, series
+from tests.engine.scenarios import SHAPE
 from tests.engine.test_engines import mean_of_ranks
 from tests.ranks import run_ranks
 from tests.train.recipes import make_data
 from vitscale.checkpoint.weights import load_weights
 from vitscale.config.engine import EngineConfig
+from vitscale.config.optim import OptimConfig
 from vitscale.engine.choice import cpu_has_fp16, insist_on_device
 from vitscale.engine.loss_scale import FLOOR, GROWTH_STEPS, START, LossScale
 from vitscale.errors import ResourceError
+from vitscale.planner.memory import memory_of
 
 DEEPSPEED_TOO = pytest.mark.skipif(
     not cpu_has_fp16(), reason="DeepSpeed takes fp16 only on CPUs with AVX512-FP16"
@@ -180,6 +183,23 @@ def test_deepspeed_on_a_cpu_without_fp16_is_refused_before_anything_is_built(mon
     insist_on_device(EngineConfig(kind="local", precision="fp16"), cpu)
     with pytest.raises(ResourceError, match="DeepSpeed takes fp16 only on CPUs"):
         insist_on_device(EngineConfig(precision="fp16"), cpu)
+
+
+@pytest.mark.parametrize("engine", [{"kind": "local"}, *({"zero_stage": n} for n in range(4))])
+def test_the_planner_foresees_the_bytes_of_bf16(engine):
+    fp16, bf16, fp32 = (
+        memory_of(
+            SHAPE,
+            EngineConfig(precision=precision, **engine),
+            OptimConfig(),
+            micro_batch=4,
+            accumulation=2,
+            world=2,
+        )
+        for precision in ("fp16", "bf16", "fp32")
+    )
+    assert fp16 == bf16
+    assert 2 * fp16.activations == fp32.activations
 
 
 # ---- whole runs ----
