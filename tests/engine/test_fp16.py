@@ -199,7 +199,7 @@ def test_the_planner_foresees_the_bytes_of_bf16(engine):
         for precision in ("fp16", "bf16", "fp32")
     )
     assert fp16 == bf16
-    assert 2 * fp16.activations == fp32.activations
+    assert 2 * fp16.weights == fp32.weights
 
 
 # ---- whole runs ----
