@@ -19,6 +19,7 @@ from tests.ranks import run_ranks
 from tests.train.recipes import make_data
 from vitscale.checkpoint.weights import load_weights
 from vitscale.config.engine import EngineConfig
+from vitscale.config.ops import OpsConfig
 from vitscale.config.optim import OptimConfig
 from vitscale.engine.choice import cpu_has_fp16, insist_on_device
 from vitscale.engine.loss_scale import FLOOR, GROWTH_STEPS, START, LossScale
@@ -145,6 +146,7 @@ RESUMED = [{**kind, "dropout": 0.1, "ema": 0.9, "accumulation": 2} for kind in K
 
 @DEEPSPEED_TOO
 @pytest.mark.dist
+@pytest.mark.slow
 def test_a_run_that_was_stopped_between_changes_of_the_scale_goes_on_bit_for_bit(tmp_path):
     found = run_ranks(2, "tests.engine.half:resumed", RESUMED, str(tmp_path), 2.0**19)
     for rank in found:
@@ -192,6 +194,7 @@ def test_the_planner_foresees_the_bytes_of_bf16(engine):
             SHAPE,
             EngineConfig(precision=precision, **engine),
             OptimConfig(),
+            OpsConfig(),
             micro_batch=4,
             accumulation=2,
             world=2,
