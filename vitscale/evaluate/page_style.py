@@ -21,7 +21,7 @@ a:hover { text-decoration: underline; }
 main { max-width: 1080px; margin: 0 auto; padding: 0 1.5rem 3rem; }
 section { padding-top: 1.4rem; scroll-margin-top: 4.5rem; }
 h2 { margin: 0 0 .7rem; font-size: 1.05rem; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr)); gap: 1rem; }
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(400px, 100%), 1fr)); gap: 1rem; }
 figure { margin: 0; padding: .7rem; background: var(--card); border: 1px solid var(--rule);
   border-radius: 6px; min-width: 0; }
 figcaption { font-size: .85rem; color: var(--soft); overflow-wrap: anywhere; }
