@@ -47,6 +47,9 @@ def case_of(stage: int | None, precision: str, **variant: Any) -> dict[str, Any]
 def name_of(variant: str, stage: int | None, world: int, precision: str) -> str:
     return f"{variant}{'plain' if stage is None else stage}-{world}-{precision}"
 
+TIMEOUT_S = 1200
+"""Dozens of engines, one after the other, in one process a rank."""
+
 
 def matrix(
     folder: Path | str,
@@ -57,12 +60,12 @@ def matrix(
     variants: Variants | None = None,
 ) -> list[dict[str, Any]]:
     """The outcome of every pair of (stage, world), on processes of their own."""
-    more = variants or {"": {}}
+    order = stages, precision, str(folder), variants or {"": {}}
     for world in writers:
-        run_ranks(world, "tests.engine.elastic:write", stages, precision, str(folder), more)
+        run_ranks(world, "tests.engine.elastic:write", *order, timeout_s=TIMEOUT_S)
     outcomes: list[dict[str, Any]] = []
     for world in readers:
-        ranks = run_ranks(world, "tests.engine.elastic:read", stages, precision, str(folder), more)
+        ranks = run_ranks(world, "tests.engine.elastic:read", *order, timeout_s=TIMEOUT_S)
         assert all(rank == ranks[0] for rank in ranks)
         outcomes += ranks[0]
     return outcomes
