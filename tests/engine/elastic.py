@@ -30,6 +30,8 @@ BEFORE, AFTER = range(2), range(2, 4)
 MOMENTS = ("exp_avg", "exp_avg_sq")
 BATCH = 24  # for 1, 2, 3 and 4 ranks
 RANDOM = {"dropout": 0.1, "drop_path": 0.1, "mixup": 0.4, "cutmix": 1.0}
+TIMEOUT_S = 1200
+"""Dozens of engines, one after the other, in one process a rank."""
 COMMON = {"batch": BATCH, "micro": 2, "ema": 0.9, **RANDOM}
 WRITERS, READERS, STAGES = (1, 2, 4), (1, 2, 3), (0, 1, 2, 3)
 
@@ -46,9 +48,6 @@ def case_of(stage: int | None, precision: str, **variant: Any) -> dict[str, Any]
 
 def name_of(variant: str, stage: int | None, world: int, precision: str) -> str:
     return f"{variant}{'plain' if stage is None else stage}-{world}-{precision}"
-
-TIMEOUT_S = 1200
-"""Dozens of engines, one after the other, in one process a rank."""
 
 
 def matrix(
