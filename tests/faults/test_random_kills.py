@@ -60,6 +60,7 @@ def insist_on_the_same_run(straight: Path, disturbed: Path) -> None:
     assert main(["shards", "audit", str(disturbed)]) == 0
 
 
+@pytest.mark.slow
 def test_a_few_kills_change_nothing(tmp_path):
     outcomes = campaign(
         tmp_path, [("plain", 1, PLAIN, 4), ("zero-1", 2, ("engine.zero_stage=1",), 2)]
