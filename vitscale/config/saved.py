@@ -31,7 +31,11 @@ def saved_recipe(file: Path) -> Recipe:
             )
         return Recipe.from_json(json.dumps(record))
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ConfigError(f"is no saved config: {error!r}", where=str(file)) from error
+        raise ConfigError(
+            f"is no saved config: {error!r}",
+            where=str(file),
+            do="Name the config.json of a run's folder, as a run wrote it.",
+        ) from error
 
 
 def _stage_of_none(engine: dict[str, Any]) -> int | str:
