@@ -30,7 +30,12 @@ DEEPSPEED_TOO = pytest.mark.skipif(
     not cpu_has_fp16(), reason="DeepSpeed takes fp16 only on CPUs with AVX512-FP16"
 )
 LOCAL = {"kind": "local", "precision": "fp16"}
-KINDS = [LOCAL, *({"kind": "deepspeed", "precision": "fp16", "stage": n} for n in range(4))]
+ZERO = {"kind": "deepspeed", "precision": "fp16"}
+KINDS = [
+    LOCAL,
+    *(ZERO | {"stage": stage} for stage in range(4)),
+    *(ZERO | {"stage": stage, "offload": "optimizer"} for stage in (2, 3)),
+]
 
 
 # ---- the rule ----
@@ -107,7 +112,7 @@ def runs():
 
 @DEEPSPEED_TOO
 @pytest.mark.dist
-@pytest.mark.parametrize("case", range(1, 6))
+@pytest.mark.parametrize("case", range(1, 1 + len(STILL)))
 def test_losses_and_unscaled_norms_are_those_of_float32_within_half_precision(runs, case):
     for own, wanted in zip(mean_of_ranks(runs, case), mean_of_ranks(runs, 0), strict=True):
         assert own[0] == pytest.approx(wanted[0], rel=1e-3)

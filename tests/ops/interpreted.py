@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from tests.engine.test_recompute import BYTES, MODES, held
+from tests.engine.test_recompute import BYTES, MODES, Products, held
 from tests.model.test_options import trained_like
 from tests.ops import numerics
 from vitscale.config.engine import EngineConfig
@@ -105,6 +105,15 @@ def test_gradients_are_the_same_to_the_bit_in_every_mode_of_recomputation():
     for other in others:
         for name, value in first.items():
             assert torch.equal(other[name], value), name
+
+
+@pytest.mark.parametrize(("mode", "products"), [("cheap", 0), ("mlp", 1), ("full", 3)])
+def test_recomputation_stops_before_the_last_product(mode, products):
+    """As with torch's layers: 4 dense products a block forward, 8 backward, and 5 outside of blocks."""
+    shape, counter = dataclasses.replace(SHAPE, layer_scale=None, drop_path=0.0), Products()
+    with counter:
+        step(shape, ops_of(shape), mode)
+    assert counter.count - 5 == SHAPE.depth * (12 + products)
 
 
 @pytest.mark.parametrize("mode", MODES)

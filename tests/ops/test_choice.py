@@ -50,6 +50,7 @@ def test_a_cpu_gets_torch_and_a_line_for_each_op():
     assert found == {
         "block": "eager",
         "attention": "sdpa",
+        "linear": "torch",
         "norm": "torch",
         "residual": "torch",
         "mlp": "torch",
@@ -85,6 +86,22 @@ def test_auto_takes_the_faster_attention_of_a_cpu_and_says_so(dtype, wanted):
     ops = choose_ops(OpsConfig(), SHAPE, device=CPU, dtype=dtype)
     assert ops.attention.__name__ == wanted
     assert any(line.startswith("attention") and wanted in line for line in ops.reasons)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_auto_takes_explicit_products_in_16_bits_where_the_processor_has_them(known, monkeypatch):
+    monkeypatch.setattr(choice, "onednn_knows", lambda dtype: known)
+    assert names(OpsConfig(), dtype=torch.float32)["linear"] == "torch"
+    found = names(OpsConfig(), dtype=torch.bfloat16)["linear"]
+    assert found == ("explicit" if known else "torch")
+    if not known:
+        refused("linear", OpsConfig(linear="explicit"), "on this processor")
+
+
+def test_explicit_products_are_for_a_cpu(machine):
+    machine()
+    assert names(OpsConfig(), CUDA, torch.bfloat16)["linear"] == "torch"
+    refused("linear", OpsConfig(linear="explicit"), "for a CPU", CUDA)
 
 
 @pytest.mark.parametrize("op", ["norm", "residual", "mlp", "loss"])

@@ -32,7 +32,7 @@ MANY = 64
 """Images whose activations outweigh the weights."""
 ALONE = [
     *(case(stage) for stage in (None, 0, 1, 2, 3)),
-    *(case(stage, precision="fp32") for stage in (0, 1, 3)),
+    *(case(stage, precision="fp32") for stage in (None, 0, 1, 3)),
     *(case(stage, MANY) for stage in (None, 0, 1, 3)),
     *(case(stage, MANY, accumulation=2) for stage in (None, 0)),
     *(case(1, MANY, recompute=mode) for mode in ("cheap", "mlp", "full")),

@@ -22,6 +22,9 @@ class OpsConfig(Section):
     attention: Literal["auto", "sdpa", "explicit"] = "auto"
     """torch's scaled_dot_product_attention, or plain matrix products (faster in 16 bits on a CPU)."""
 
+    linear: Literal["auto", "torch", "explicit"] = "auto"
+    """The matrices of a block: torch's layer, or its products one by one (faster in 16 bits on a CPU)."""
+
     norm: Literal["auto", "triton", "apex", "torch"] = "auto"
     """LayerNorm and RMSNorm: our kernel, NVIDIA apex's (both CUDA only) or torch's."""
 

@@ -39,8 +39,8 @@ class LocalEngine:
         frozen = FrozenWeights(model, dist.get_rank() if world > 1 else 0, world)
         self.model = model.to(device)
         self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        self.masters = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self.model.to(dtype)
+        self.masters = {name: p.detach() for name, p in self.parameters.items()}
+        self.model.to(dtype)  # in fp32 masters and weights are the same memory
         self.device = device
         self.normalise = Normaliser(device, dtype, pixels.mean, pixels.std)
         self.objective, self.largest_norm = objective, optim.largest_norm
@@ -85,6 +85,7 @@ class LocalEngine:
             self.optimizer.step()
             self._publish()
             self.state.stepped()
+        self.optimizer.zero_grad()
         return norm
 
     def discard(self) -> None:
@@ -106,7 +107,8 @@ class LocalEngine:
     @torch.no_grad()
     def _publish(self) -> None:
         for master, parameter in zip(self.masters.values(), self.parameters.values(), strict=True):
-            parameter.copy_(master)
+            if parameter.dtype != master.dtype:
+                parameter.copy_(master)
 
     def save(self, writer: Writer, rank: int) -> list[Stored]:
         """Write this rank's share of the state; where each part of it lies."""

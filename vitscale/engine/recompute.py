@@ -33,9 +33,10 @@ from torch.utils.checkpoint import (
 from vitscale.model.position import Rotation
 from vitscale.model.vit import ViT
 from vitscale.ops.attention import explicit_attention
+from vitscale.ops.linear import explicit_dense
 
 _ATEN = torch.ops.aten
-_LINEAR = {_ATEN.addmm.default, _ATEN.mm.default}
+_LINEAR = {_ATEN.addmm.default, _ATEN.mm.default, explicit_dense}
 _ATTENTION = {
     _ATEN._scaled_dot_product_flash_attention.default,
     _ATEN._scaled_dot_product_efficient_attention.default,

@@ -12,6 +12,7 @@ from vitscale.config.model import Shape
 from vitscale.model.position import Rotation, relative_bias, relative_entries, rotate
 from vitscale.ops.attention import weights
 from vitscale.ops.choice import Ops
+from vitscale.ops.linear import Linear
 from vitscale.ops.mlp import FusedMlp, activate
 from vitscale.ops.norm import NormKind
 
@@ -30,7 +31,7 @@ class Block(nn.Module):
         self.shape, self.drop = shape, drop
         self.attention, self.residual = ops.attention, ops.residual
         self.norm1 = norm(width)
-        self.qkv = Dense(width, 3 * width, bias=shape.biases == "all")
+        self.qkv = Dense(width, 3 * width, shape.biases == "all", ops.linear)
         self.q_norm = norm(width // shape.heads) if shape.qk_norm else None
         self.k_norm = norm(width // shape.heads) if shape.qk_norm else None
         self.relative_bias = (
@@ -38,10 +39,10 @@ class Block(nn.Module):
             if shape.positions == "relative"
             else None
         )
-        self.out = Dense(width, width, bias=shape.biases != "none")
+        self.out = Dense(width, width, shape.biases != "none", ops.linear)
         self.norm2 = None if shape.parallel else norm(width)
         self.fused = ops.mlp if fuses_mlp(shape) else None
-        self.fc1, self.fc2 = mlp_of(shape, self.fused)
+        self.fc1, self.fc2 = mlp_of(shape, ops.linear, self.fused)
         scaled = shape.layer_scale is not None
         self.scale1 = nn.Parameter(torch.empty(width)) if scaled else None
         self.scale2 = nn.Parameter(torch.empty(width)) if scaled else None
@@ -107,9 +108,14 @@ class Dense(nn.Linear):
     output that activation checkpointing had saved would get it twice (docs/log.md).
     """
 
+    def __init__(self, inputs: int, outputs: int, bias: bool, product: Linear) -> None:
+        super().__init__(inputs, outputs, bias)
+        self.product = product
+
     def forward(self, input: Tensor) -> Tensor:
         """[..., D] to [..., F]."""
-        return super().forward(input.flatten(0, -2)).unflatten(0, input.shape[:-1])
+        rows = self.product(input.flatten(0, -2), self.weight, self.bias)
+        return rows.unflatten(0, input.shape[:-1])
 
 
 def fuses_mlp(shape: Shape) -> bool:
@@ -117,13 +123,15 @@ def fuses_mlp(shape: Shape) -> bool:
     return shape.activation != "swiglu" and not shape.dropout
 
 
-def mlp_of(shape: Shape, fused: FusedMlp | None = None) -> tuple[nn.Linear, nn.Linear]:
+def mlp_of(
+    shape: Shape, linear: Linear, fused: FusedMlp | None = None
+) -> tuple[nn.Linear, nn.Linear]:
     """The two layers of an MLP; the first of SwiGLU holds the gate's matrix and then the values'."""
     bias = shape.biases != "none"
     if fused is not None:
         return fused(shape.width, shape.mlp, bias, shape.activation == "gelu-tanh")
     hidden = shape.mlp * (2 if shape.activation == "swiglu" else 1)
-    return Dense(shape.width, hidden, bias), Dense(shape.mlp, shape.width, bias)
+    return Dense(shape.width, hidden, bias, linear), Dense(shape.mlp, shape.width, bias, linear)
 
 
 class Drop(nn.Module):

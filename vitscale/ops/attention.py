@@ -67,8 +67,7 @@ def explicit_attention(
     Scores are rounded to that dtype; the softmax works in float32 inside.
     """
     queries, keys, values = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
-    scores = queries.new_empty(*queries.shape[:2], keys.shape[1])
-    torch.baddbmm(scores, queries, keys.mT, beta=0, alpha=q.shape[-1] ** -0.5, out=scores)
+    scores = _scaled(queries, keys.mT, q.shape[-1] ** -0.5)
     taken = scores.view(*q.shape[:3], k.shape[2])
     taken = torch.softmax(taken if bias is None else taken.add_(bias), dim=-1)
     return torch.bmm(taken.flatten(0, 1), values).view(q.shape), taken
@@ -94,6 +93,12 @@ def explicit_attention_backward(
     dv = torch.bmm(shares.mT, given)
     slopes = torch.bmm(given, values.mT)
     scores = torch.ops.aten._softmax_backward_data(slopes, shares, -1, q.dtype)
-    dq = torch.bmm(scores, keys).mul_(scale)
-    dk = torch.bmm(scores.mT, queries).mul_(scale)
+    dq = _scaled(scores, keys, scale)
+    dk = _scaled(scores.mT, queries, scale)
     return dq.view(q.shape), dk.view(k.shape), dv.view(v.shape), scores.view(taken.shape)
+
+
+def _scaled(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """scale a @ b, [G, N, K] from [G, N, M] and [G, M, K], rounded once."""
+    product = a.new_empty(*a.shape[:2], b.shape[2])
+    return torch.baddbmm(product, a, b, beta=0, alpha=scale, out=product)

@@ -17,6 +17,7 @@ from vitscale.config.ops import OpsConfig, explicit_first
 from vitscale.errors import ResourceError
 from vitscale.ops.apex import ApexState, find_apex
 from vitscale.ops.attention import explicit, sdpa
+from vitscale.ops.linear import Linear, explicit_linear, onednn_knows, torch_linear
 from vitscale.ops.mlp import FusedMlp, triton_mlp
 from vitscale.ops.norm import NormKind, apex_norm, torch_norm, triton_norm
 from vitscale.ops.residual import Residual, torch_residual, triton_residual
@@ -31,6 +32,7 @@ class Ops:
 
     norm: Callable[[int, NormKind], nn.Module]
     attention: Attention
+    linear: Linear = torch_linear
     residual: Residual = torch_residual
     mlp: FusedMlp | None = None
     loss: SigmoidLoss = torch_sigmoid_loss
@@ -103,6 +105,7 @@ def choose_ops(
     chosen = {
         "block": block,
         "attention": decide("attention", wanted.attention, _attention(here)),
+        "linear": decide("linear", wanted.linear, _linear(here)),
         "norm": norm,
         "residual": decide("residual", wanted.residual, _residual(here, norm.name)),
         "mlp": decide("mlp", wanted.mlp, _mlp(here)),
@@ -118,6 +121,7 @@ def _ops(names: Mapping[str, str], reasons: tuple[str, ...]) -> Ops:
     return Ops(
         norm={"torch": torch_norm, "apex": apex_norm, "triton": triton_norm}[names["norm"]],
         attention=sdpa if names["attention"] == "sdpa" else explicit,
+        linear=explicit_linear if names["linear"] == "explicit" else torch_linear,
         residual=triton_residual if names["residual"] == "triton" else torch_residual,
         mlp=triton_mlp if names["mlp"] == "triton" else None,
         loss=triton_sigmoid_loss if names["loss"] == "triton" else torch_sigmoid_loss,
@@ -181,6 +185,15 @@ def _attention(here: Here) -> list[Way]:
     plain = Way("explicit", f"faster than the fused kernel in {name} on a CPU")
     first = explicit_first(here.device.type, half=here.dtype.itemsize == 2)
     return [plain, fused] if first else [fused, plain]
+
+
+def _linear(here: Here) -> list[Way]:
+    fused = Way("torch", f"matrix products of torch for {here.device.type}")
+    obstacle = "" if here.device.type == "cpu" else "it is for a CPU"
+    if not obstacle and not onednn_knows(here.dtype):
+        obstacle = f"oneDNN has no products of {here.dtype} on this processor"
+    plain = Way("explicit", "bias and transposing cost less of oneDNN in 16 bits", obstacle)
+    return [plain, fused] if here.dtype.itemsize == 2 and not obstacle else [fused, plain]
 
 
 def _norm(here: Here, apex: ApexState) -> list[Way]:

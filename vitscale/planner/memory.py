@@ -34,7 +34,7 @@ class Memory:
     average: float
     """The exponential moving average."""
     retained: float
-    """Not given back between steps: a buffer of stage 3, float32 gradients of the local engine."""
+    """A buffer of stage 3, which is not given back between steps."""
     gradients: float
     """At the end of the backward pass."""
     accumulated: float
@@ -74,7 +74,7 @@ def memory_of(
     """Bytes on each of `world` ranks, in steps of `accumulation` micro-batches; `ops` as `on_device` decides them."""
     n, number = parameters(shape), engine.number_bytes
     share = 1 / world if engine.stage else 1.0
-    copied = bool(engine.stage) or engine.stage is None or number == 2
+    copied = bool(engine.stage) or number == 2
     explicit = ops.attention == "explicit"
     held = image_bytes(shape, engine.recompute, number, explicit=explicit)
     working = working_bytes(shape, engine.recompute, number, explicit=explicit)
@@ -116,7 +116,7 @@ def _traffic(engine: EngineConfig, shape: Shape, world: int, accumulates: bool) 
     part = weights / world
     held = 0.0 if not accumulates else part if engine.stage in (2, 3) else weights
     if engine.stage is None:
-        return _Traffic(weights, weights, held, update=0.0, retained=4 * n)
+        return _Traffic(weights, weights, held, update=max(0.0, in_fp32 - weights))
     if engine.stage == 0:  # all gradients are copied into one tensor, also on one rank
         return _Traffic(weights, weights, held, in_fp32, reduction=weights)
     bucket = number * buckets_of(shape).reduce
