@@ -1,6 +1,6 @@
 """What the engines cost over a bare torch loop of the same ViT, and on two ranks over DistributedDataParallel.
 
-    python -m bench.engines [--variant S/16] [--image 224] [--batch 4] [--rounds 15]
+    python -m bench.engines [--variant S/16] [--image 224] [--batch 16] [--rounds 7]
     python -m bench.engines --gpu [--batch 64]                            # not run on a GPU yet
 
 float32, one thread a rank, steps in turn. One rank: CPU time. Two, which wait for each other: wall time of rank 0.
@@ -47,12 +47,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variant", default="S/16")
     parser.add_argument("--image", type=int, default=224)
-    parser.add_argument("--batch", type=int, help="default: 4, or 64 on a GPU")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--batch", type=int, help="default: 16, or 64 on a GPU")
+    parser.add_argument("--rounds", type=int, default=7)
     device.add_gpu(parser)
     given = parser.parse_args()
     where = device.where_of(given)
-    given.batch = given.batch or (64 if where.is_gpu else 4)
+    given.batch = given.batch or (64 if where.is_gpu else 16)
     shape = ModelConfig(variant=given.variant, image_px=given.image).shape(1000)
     found = {}
     with tempfile.TemporaryDirectory() as folder:
