@@ -46,9 +46,16 @@ def _add_look(actions: Any) -> None:
 
 
 def complete(words: list[str]) -> list[str]:
-    """A run folder alone asks for its page: `vitscale report runs/NAME`."""
-    alone = bool(words) and words[0] not in _ACTIONS and Path(words[0]).is_dir()
-    return ["page", *words] if alone else words
+    """A run folder alone asks for its page: `vitscale report runs/NAME`.
+
+    A first word is a folder if it is no action and lies somewhere, has a separator in it, or stands alone; so a folder
+    called as an action is written ./draw.
+    """
+    if not words or words[0].startswith("-") or words[0] in _ACTIONS:
+        return words
+    alone = len(words) == 1 or words[1].startswith("-")
+    is_folder = "/" in words[0] or Path(words[0]).exists() or alone
+    return ["page", *words] if is_folder else words
 
 
 def run(arguments: argparse.Namespace) -> int:

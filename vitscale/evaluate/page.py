@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,12 @@ from vitscale.config.run import RunConfig
 from vitscale.config.saved import saved_recipe
 from vitscale.data.audit import Audit, audit
 from vitscale.durable import write_text_atomically
-from vitscale.errors import DataError, VitscaleError
+from vitscale.errors import VitscaleError
 from vitscale.evaluate.chart import Marks, Points, intervals, line_chart
 from vitscale.evaluate.efficiency import efficiency_of
 from vitscale.evaluate.page_model import MODEL_SECTIONS, Subject, subject_at
 from vitscale.evaluate.page_style import STYLE
-from vitscale.evaluate.report import restarts_of
-from vitscale.tracking.journal import FILE_NAME, read_metrics
+from vitscale.evaluate.report import restarts_of, series_of
 from vitscale.units import human_count
 
 CURVES = (
@@ -40,7 +39,7 @@ _FACTS = (
     ("held_out/top5", "held-out top-5", 100, "{:.1f} %"),
 )
 
-Series = dict[str, Points]
+Series = Mapping[str, Points]
 
 
 def write_page(run: Path, *, to: Path | None = None) -> Path:
@@ -49,18 +48,9 @@ def write_page(run: Path, *, to: Path | None = None) -> Path:
     Sections that have nothing to show say so, and why.
 
     Raises:
-        DataError: the run has logged nothing.
+        DataError: there is no such run, or it has logged nothing.
     """
-    series: Series = {
-        name: [(point.step, point.value) for point in points]
-        for name, points in read_metrics(run).items()
-    }
-    if not series:
-        raise DataError(
-            "the run has logged nothing",
-            where=str(run / FILE_NAME),
-            do="Give a run folder, such as runs/NAME.",
-        )
+    series = series_of(run)
     saved = run / "config.json"
     config = saved_recipe(saved).config if saved.is_file() else None
     marks = Marks(restarts_of(run), _rewinds(series))
@@ -139,7 +129,7 @@ def _efficiency(run: Path, config: RunConfig | None, marks: Marks) -> str:
 
 def _few_shot(series: Series, marks: Marks) -> str:
     """Every data set that was scored by ridge, its counts of shots as lines."""
-    by_set: dict[str, Series] = {}
+    by_set: dict[str, dict[str, Points]] = {}
     for name, points in series.items():
         room, _, rest = name.partition("/")
         dataset, _, setting = rest.partition("/ridge/")

@@ -25,18 +25,9 @@ def write_report(run_folder: Path) -> dict[str, Any]:
     """Draw `report/curves.png` and write `report/summary.json` from the run's metrics; returns the summary.
 
     Raises:
-        DataError: the run has no metrics yet.
+        DataError: there is no such run, or it has no metrics yet.
     """
-    series = {
-        name: [(point.step, point.value) for point in points]
-        for name, points in read_metrics(run_folder).items()
-    }
-    if not series:
-        raise DataError(
-            "the run has logged nothing",
-            where=str(run_folder / FILE_NAME),
-            do="Give a run folder, such as runs/NAME.",
-        )
+    series = series_of(run_folder)
     restarts = restarts_of(run_folder)
     report = run_folder / "report"
     draw_curves(series, report / "curves.png", restarts=restarts, title=run_folder.name)
@@ -48,6 +39,26 @@ def write_report(run_folder: Path) -> dict[str, Any]:
     }
     write_summary(report / "summary.json", summary)
     return summary
+
+
+def series_of(run_folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) of every metric that the run has logged.
+
+    Raises:
+        DataError: there is no such run, or it has no metrics yet.
+    """
+    series = {
+        name: [(point.step, point.value) for point in points]
+        for name, points in read_metrics(run_folder).items()
+    }
+    if not series:
+        where = run_folder / FILE_NAME if run_folder.is_dir() else run_folder
+        raise DataError(
+            "the run has logged nothing" if run_folder.is_dir() else "there is no such run",
+            where=str(where),
+            do="Give a run folder, such as runs/NAME.",
+        )
+    return series
 
 
 def restarts_of(run_folder: Path) -> list[int]:
