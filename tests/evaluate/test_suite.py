@@ -27,7 +27,7 @@ from vitscale.evaluate.features import extract, load_features
 from vitscale.evaluate.results import Results
 from vitscale.evaluate.subject import Machine, model_at, retain, subject_of
 from vitscale.evaluate.suite import Setting, score_suite
-from vitscale.evaluate.tables import contrast, publish
+from vitscale.evaluate.tables import contrast, publish, text_of
 from vitscale.place import Place
 from vitscale.train import worker
 
@@ -227,6 +227,30 @@ def test_two_checkpoints_are_compared_image_by_image(made, tmp_path):
         assert row["low"] <= row["value"] <= row["high"]
     same = contrast(first, first, results, results)
     assert all(row["low"] == row["high"] == 0 and not row["clear"] for row in same)
+
+
+def test_all_sets_that_cannot_be_used_are_named_at_once(made, tmp_path):
+    suite = tmp_path / "gone.toml"
+    text = made[1].read_text()
+    for name in ("one-test", "two"):
+        text = text.replace(f"/{name}", f"/{name}-gone")
+    suite.write_text(text)
+    with pytest.raises(DataError) as error:
+        rows_of(made[0], suite, tmp_path)
+    assert "one-test-gone" in str(error.value)
+    assert "several" not in str(error.value)
+    assert not (tmp_path / "results").exists()
+
+
+def test_one_error_of_several_tasks_is_told_once():
+    row = {"dataset": "d", "error": "the same for all"}
+    failed = [
+        row | {"method": "ridge"},
+        row | {"method": "knn"},
+        row | {"method": "x", "error": "y"},
+    ]
+    text = text_of({"weights": "w", "suite": "s", "rows": [], "failed": failed})
+    assert text.endswith("d ridge, d knn: the same for all\nd x: y")
 
 
 @pytest.mark.slow
