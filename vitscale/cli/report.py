@@ -11,7 +11,7 @@ from vitscale.errors import ConfigError
 
 _HELP = {
     "draw": "write report/curves.png and report/summary.json",
-    "page": "write report/report.html: one page with everything, which needs no network",
+    "page": "write report/report.html, one page with everything that needs no network, and the curves",
     "show": "last metrics, attempts and checkpoints",
     "sync": "send MLflow what it has not received",
 }
@@ -82,11 +82,13 @@ def _draw(arguments: argparse.Namespace) -> tuple[str, object]:
 
 def _page(arguments: argparse.Namespace) -> tuple[str, object]:
     from vitscale.evaluate.page import write_page
+    from vitscale.evaluate.report import write_report
     from vitscale.evaluate.tell_run import send_report
 
     folder = Path(arguments.run_folder)
     page = write_page(folder, to=Path(arguments.to) if arguments.to else None)
-    send_report(folder, page)
+    write_report(folder)
+    send_report(folder, [page, folder / "report" / "curves.png"])
     return f"the page is {page}", {"page": str(page)}
 
 

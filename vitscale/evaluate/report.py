@@ -62,10 +62,11 @@ def series_of(run_folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def restarts_of(run_folder: Path) -> list[int]:
-    """The first step that each attempt after the first logged."""
+    """The first step that each attempt after the first logged, besides scores, which may be of earlier commits."""
     first: dict[int, int] = {}
     for record, _ in read_records(run_folder / FILE_NAME):
-        first.setdefault(record.attempt, record.step)
+        if not all(name.startswith("transfer") for name in record.values):
+            first.setdefault(record.attempt, record.step)
     return [first[attempt] for attempt in sorted(first)[1:]]
 
 
