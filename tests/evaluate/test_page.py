@@ -170,6 +170,22 @@ def test_a_run_that_is_bare_says_what_is_missing(tmp_path):
     assert main(["report", "page", str(tmp_path / "nothing")]) == 3
 
 
+@pytest.mark.parametrize("values", [{"held_out/top1": 0.25}, {"train/loss": float("nan")}])
+def test_a_run_that_logged_next_to_nothing_has_a_page(tmp_path, values):
+    journal = Journal(tmp_path, 1)
+    journal.append(values, 7)
+    journal.close()
+    page = Page(write_page(tmp_path).read_text())
+    assert page.sections == SECTIONS
+    assert "step 7" in page.text_of("summary")
+
+
+def test_a_file_is_no_run(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(DataError, match="a file and no run"):
+        write_page(tmp_path / "metrics.jsonl")
+
+
 def test_lines_are_drawn_to_scale_with_marks_and_without_what_is_not_finite():
     svg = line_chart({"a": [(0, 0.0), (50, float("nan")), (100, 10.0)]}, Marks((25,), (75,)))
     [points] = [part for part in svg.split('points="')[1:]]

@@ -92,7 +92,8 @@ def _document(name: str, sections: Sequence[tuple[str, str, str]]) -> str:
 def _summary(
     run: Path, config: RunConfig | None, series: Series, marks: Marks, subject: Subject | None
 ) -> str:
-    step = max(points[-1][0] for name, points in series.items() if name.startswith("train/"))
+    trained = {name: points for name, points in series.items() if name.startswith("train/")}
+    _, step = _steps(trained or series)
     rows = [("run folder", str(run)), ("step", f"{step:,}")]
     if config is not None:
         rows += [

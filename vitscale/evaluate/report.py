@@ -13,6 +13,7 @@ from vitscale.tracking.journal import FILE_NAME, read_metrics, read_records
 
 Series = Mapping[str, Sequence[tuple[int, float]]]
 
+_A_RUN = "Give a run folder, such as runs/NAME."
 PANELS = (
     ("train/loss", "training loss"),
     ("train/lr", "learning rate"),
@@ -47,17 +48,16 @@ def series_of(run_folder: Path) -> dict[str, list[tuple[int, float]]]:
     Raises:
         DataError: there is no such run, or it has no metrics yet.
     """
+    if not run_folder.is_dir():
+        what = "is a file and no run" if run_folder.exists() else "there is no such run"
+        raise DataError(what, where=str(run_folder), do=_A_RUN)
     series = {
         name: [(point.step, point.value) for point in points]
         for name, points in read_metrics(run_folder).items()
     }
     if not series:
-        where = run_folder / FILE_NAME if run_folder.is_dir() else run_folder
-        raise DataError(
-            "the run has logged nothing" if run_folder.is_dir() else "there is no such run",
-            where=str(where),
-            do="Give a run folder, such as runs/NAME.",
-        )
+        where = str(run_folder / FILE_NAME)
+        raise DataError("the run has logged nothing", where=where, do=_A_RUN)
     return series
 
 
