@@ -85,6 +85,15 @@ def test_commits_that_went_unseen_are_named(run):
     assert scored(run) == [6, 8]
 
 
+def test_a_run_that_never_begins_is_waited_for_and_named(run, tmp_path):
+    said, seen = [], []
+    runs = [run, tmp_path / "mistyped"]
+    with pytest.raises(CheckpointError, match=r"mistyped: no run has begun there in 0\.1 s"):
+        follow(runs, "s", "raw", lambda s: seen.append(s.step), patience_s=0.1, say=said.append)
+    assert seen == scored(run) == [2, 4, 6, 8]
+    assert said[0] == f"{runs[1]}: has not begun, and is waited for"
+
+
 def test_two_followers_of_one_run_are_one_too_many(run):
     def second(subject):
         follow([run], "s", "raw", lambda subject: None, patience_s=1)
