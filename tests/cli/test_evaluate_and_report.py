@@ -73,3 +73,29 @@ def test_report_prints_the_last_values(capsys, tmp_path):
 
 def test_report_of_nothing_is_a_data_error(capsys, tmp_path):
     assert main(["report", "draw", str(tmp_path)]) == 3
+
+
+@pytest.mark.parametrize("words", [["nosuch"], ["runs/nosuch"], ["nosuch", "--json"]])
+def test_a_run_that_is_not_there_is_said_to_be_missing(capsys, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", *words]) == 3
+    told = capsys.readouterr().err
+    assert "there is no such run" in told
+    assert words[0] in told
+    assert "invalid choice" not in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistyped_action_is_no_run(capsys, tmp_path):
+    assert main(["report", "pgae", str(tmp_path)]) == 2
+    assert "'page'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["./draw"], ["page", "draw"], ["./draw", "--to", "p.html"]])
+def test_a_run_may_be_called_as_an_action(capsys, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "draw").mkdir()
+    line = {"step": 7, "time": 0.0, "attempt": 1, "values": {"train/loss": 1.25}}
+    (tmp_path / "draw" / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    assert main(["report", *words]) == 0
+    assert "the page is" in capsys.readouterr().out

@@ -65,8 +65,17 @@ def test_rows_are_tasks_on_their_data_with_paths_of_the_working_folder(tmp_path,
             "ridge takes one label an image",
         ),
         (('data = ["a"]', 'data = ["a"]\nshots = [0]'), "greater than or equal to 1"),
-        (('data = ["a"]', 'data = ["a"]\nshot = [1]'), "shot"),
-        (('method = "ridge"', 'method = "rigde"'), "ridge"),
+        (
+            ('data = ["a"]', 'data = ["a"]\nshot = [1]'),
+            "task.0.shot: unknown key; did you mean 'shots'?",
+        ),
+        (('data = ["a"]', 'data = ["a"]\nshots = []'), "task.0.shots: is empty"),
+        (
+            ('method = "ridge"', 'method = "rigde"'),
+            "task.0.method: no method 'rigde'; did you mean 'ridge'?",
+        ),
+        (('method = "ridge"', ""), "task.0.method: is required and was not given; known: finetune"),
+        (('method = "ridge"', 'method = "finetune"'), "task.0.lrs: is required and was not given"),
         (
             ("[data.a]", '[data.a]\ndev = "d"\ndev_share = 0.5'),
             "dev_share: has no effect beside dev",
@@ -80,6 +89,13 @@ def test_what_cannot_be_is_refused_with_its_key(tmp_path, change, message):
     with pytest.raises(ConfigError) as error:
         load(tmp_path, TEXT.replace(*change))
     assert message in str(error.value)
+
+
+def test_a_wrong_item_is_one_problem_and_not_an_empty_list_too(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, TEXT.replace('data = ["a"]', 'data = ["a"]\nshots = [0]'))
+    assert "has 1 problem:" in str(error.value)
+    assert "at least 1 item" not in str(error.value)
 
 
 def test_an_unknown_suite_is_answered_with_the_nearest(monkeypatch):

@@ -167,6 +167,16 @@ def test_too_many_bad_images_stop_the_run_and_are_listed(tmp_path):
     assert loader.bad_images < 10
 
 
+def test_a_scan_of_a_rotten_set_names_it_and_a_remedy_that_a_scan_has(tmp_path):
+    shards = packed(tmp_path / "rotten", 40)
+    for sample in range(0, 40, 4):
+        damage_image(shards, sample)
+    with pytest.raises(DataError, match="images seen are bad") as caught:
+        list(scan(corpus_of(shards), image=(8, 8), batch=8, place=Place()))
+    assert str(tmp_path / "rotten") in str(caught.value)
+    assert "data.bad_image_limit" not in str(caught.value)
+
+
 def test_a_limit_of_zero_tolerates_none_and_a_limit_of_one_everything(tmp_path):
     shards = packed(tmp_path / "d", 16)
     damage_image(shards, 3)

@@ -55,6 +55,8 @@ _FACTS = """(async () => {
     if (drawn && (box.left < frame.left || box.right > frame.right)) cut.push(text);
     texts.push([text, drawn ? style.fill : style.color, behind(element), parseFloat(style.fontSize) * scale]);
   }
+  const beyond = Array.from(document.querySelectorAll("circle, .point")).filter(
+    (point) => point.getBoundingClientRect().right > document.documentElement.clientWidth).length;
   const covered = [];
   for (const link of document.querySelectorAll("nav a")) {
     const section = document.querySelector(link.getAttribute("href"));
@@ -71,7 +73,7 @@ _FACTS = """(async () => {
     pictures: Array.from(document.images, (image) => image.naturalWidth),
     overflow: page.scrollWidth - page.clientWidth,
     dark: matchMedia("(prefers-color-scheme: dark)").matches,
-    texts, cut, covered,
+    texts, cut, covered, beyond,
   };
 })()"""
 
@@ -95,6 +97,8 @@ class Sight:
         found += [f"the heading of {name} cannot be seen" for name in hidden]
         found += [f"the heading of {name} is covered" for name in facts["covered"]]
         found += [f"cut off by the edge of its chart: {text}" for text in facts["cut"]]
+        if facts["beyond"]:
+            found.append(f"{facts['beyond']} points of charts lie beyond the edge of the window")
         if bad := facts["pictures"].count(0):
             found.append(f"{bad} pictures are not shown")
         if facts["overflow"] > 0:
@@ -244,6 +248,7 @@ def main(page: str, folder: str) -> None:
     """Take the pictures, and print what is wrong."""
     program = chromium()
     assert program, "no Chromium: install one, or name it in CHROMIUM"
+    Path(folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as home:
         browser = Browser(program, Path(home))
         try:

@@ -42,6 +42,16 @@ def test_every_section_is_readable_and_nothing_is_fetched(browser, reported, bar
         assert len(sight.facts["pictures"]) >= pictures
 
 
+def test_numbers_of_any_length_have_room_beside_the_charts(browser, tmp_path):
+    journal = Journal(tmp_path, 1)
+    for part in range(6):
+        values = {"train/lr": 1e-3 - 2e-6 * part, "train/loss": 1e-7 * part}
+        values |= {"speed/images_per_s": 123_456 + 20 * part, "train/grad_norm": -1e-7 * part}
+        journal.append(values, 100_000 + 40_000 * part)
+    journal.close()
+    assert browser.look(write_page(tmp_path), 390, "light").problems() == []
+
+
 @pytest.mark.parametrize(
     ("fault", "problem"),
     [
@@ -55,6 +65,10 @@ def test_every_section_is_readable_and_nothing_is_fetched(browser, reported, bar
         ('<p style="font-size: 8px">small</p>', "8.0 px: small"),
         ("<style>#curves h2 { display: none }</style>", "the heading of curves cannot be seen"),
         ("<style>header { height: 300px }</style>", "is covered"),
+        (
+            '<div style="overflow: auto"><p style="width: 2000px; text-align: right"><i class="point">x</i></p></div>',
+            "1 points of charts lie beyond the edge",
+        ),
         ("<style>.chart text { font-size: 40px }</style>", "cut off by the edge of its chart"),
     ],
 )

@@ -82,6 +82,8 @@ def test_undecodable_images_are_left_out():
 def test_other_classes_are_refused():
     with pytest.raises(DataError, match="same classes"):
         score(colour_set([0, 1], 4), colour_set([0, 1], 3))
+    with pytest.raises(DataError, match="number 3 is 'class 3' and None"):
+        score(colour_set([0, 1], 4), colour_set([0, 1], 3))
 
 
 def test_a_draw_is_the_protocols_permutation_and_fewer_shots_are_a_prefix():

@@ -85,6 +85,15 @@ def test_commits_that_went_unseen_are_named(run):
     assert scored(run) == [6, 8]
 
 
+def test_a_run_that_never_begins_is_waited_for_and_named(run, tmp_path):
+    said, seen = [], []
+    runs = [run, tmp_path / "mistyped"]
+    with pytest.raises(CheckpointError, match=r"mistyped: no run has begun there in 0\.1 s"):
+        follow(runs, "s", "raw", lambda s: seen.append(s.step), patience_s=0.1, say=said.append)
+    assert seen == scored(run) == [2, 4, 6, 8]
+    assert said[0] == f"{runs[1]}: has not begun, and is waited for"
+
+
 def test_two_followers_of_one_run_are_one_too_many(run):
     def second(subject):
         follow([run], "s", "raw", lambda subject: None, patience_s=1)
@@ -110,9 +119,9 @@ def test_two_trainers_and_one_follower_that_is_killed_score_each_commit_once(tmp
     os.killpg(follower.pid, signal.SIGKILL)
     follower.wait()
     before = sum(len(scored(run)) for run in runs if (run / "transfer/followed-s.jsonl").exists())
-    assert [trainer.wait(timeout=120) for trainer in trainers] == [0, 0]
+    assert [trainer.wait(timeout=600) for trainer in trainers] == [0, 0]
     again = _start_follower(runs, suite)
-    assert again.wait(timeout=240) == 0
+    assert again.wait(timeout=600) == 0
     expected = list(range(5, 61, 5))
     for run in runs:
         assert scored(run) == expected
@@ -144,7 +153,7 @@ def _start_trainer(recipe: str) -> subprocess.Popen:
     return trainer
 
 
-def _wait_for(is_so, seconds: float = 60.0) -> None:
+def _wait_for(is_so, seconds: float = 240.0) -> None:
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline, "it did not come to pass"

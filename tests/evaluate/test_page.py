@@ -49,7 +49,7 @@ class Page(HTMLParser):
         at = self.sections[-1] if self.sections else "head"
         if tag == "img":
             self.images.setdefault(at, []).append(values["src"])
-        if tag in ("polyline", "circle"):
+        if tag in ("polyline", "circle") or values.get("class") == "point":
             self.charts[at] = self.charts.get(at, 0) + 1
 
     def handle_data(self, data):
@@ -99,6 +99,25 @@ def test_pictures_are_whole_pngs_of_the_size_of_what_they_show(text):
         sizes[name] = {decode(one).size for one in data}
     assert sizes["filters"] == {(4, 4)} and sizes["attention"] == {(12, 12)}
     assert sizes["positions"] == {(11, 11)}  # 3 x 3 maps of 3 x 3, a gap between
+
+
+def test_points_and_intervals_stand_at_their_percent():
+    text = intervals([("<a>", 0.5, 0.4, 0.65)])
+    assert "left: 40.00%; width: 25.00%" in text
+    assert 'class="point" style="left: 50.00%"' in text
+    assert "&lt;a&gt;" in text and "50.0 % (40.0 to 65.0)" in text
+
+
+def test_all_curves_have_the_steps_of_the_run_and_accuracy_is_in_percent(tmp_path):
+    journal = Journal(tmp_path, 1)
+    for step in range(10, 110, 10):
+        journal.append({"train/loss": 3.0 - step / 100}, step)
+    journal.append({"held_out/top1": 0.25}, 100)
+    journal.close()
+    page = Page(text := write_page(tmp_path).read_text())
+    assert "held-out top-1, %: 25 at step 100" in text
+    assert text.count('cx="436.0"') == 2  # both end where the run does
+    assert "25.0 %" in page.text_of("summary")
 
 
 def test_the_mistakes_are_those_of_the_model(reported):
@@ -151,6 +170,22 @@ def test_a_run_that_is_bare_says_what_is_missing(tmp_path):
     assert main(["report", "page", str(tmp_path / "nothing")]) == 3
 
 
+@pytest.mark.parametrize("values", [{"held_out/top1": 0.25}, {"train/loss": float("nan")}])
+def test_a_run_that_logged_next_to_nothing_has_a_page(tmp_path, values):
+    journal = Journal(tmp_path, 1)
+    journal.append(values, 7)
+    journal.close()
+    page = Page(write_page(tmp_path).read_text())
+    assert page.sections == SECTIONS
+    assert "step 7" in page.text_of("summary")
+
+
+def test_a_file_is_no_run(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(DataError, match="a file and no run"):
+        write_page(tmp_path / "metrics.jsonl")
+
+
 def test_lines_are_drawn_to_scale_with_marks_and_without_what_is_not_finite():
     svg = line_chart({"a": [(0, 0.0), (50, float("nan")), (100, 10.0)]}, Marks((25,), (75,)))
     [points] = [part for part in svg.split('points="')[1:]]
@@ -159,4 +194,7 @@ def test_lines_are_drawn_to_scale_with_marks_and_without_what_is_not_finite():
     assert 'class="restart"' in svg and 'class="rewind"' in svg
     many = line_chart({"a": [(n, float(n)) for n in range(10_000)], "<b>": [(0, 1.0)]})
     assert many.count(",") < 600 and "&lt;b&gt;" in many
+    one = line_chart({"a": [(7, 1.0)]})  # in the middle, and at its place in the whole run
+    assert 'cx="252.0"' in one
+    assert 'cx="436.0"' in line_chart({"a": [(7, 1.0)]}, steps=(1, 7))
     assert "100 %" in intervals([("x", 0.5, 0.4, 0.6)]) and "100 %" in intervals([])

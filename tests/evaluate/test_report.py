@@ -31,6 +31,14 @@ def test_a_report_holds_the_last_values_and_the_restarts(tmp_path):
     assert (tmp_path / "run/report/curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_commit_that_is_scored_during_a_later_attempt_is_no_restart(tmp_path):
+    rows = [(10, 1, {"train/loss": 2.0}), (20, 1, {"train/loss": 1.5})]
+    rows += [(10, 2, {"transfer/d/ridge/1-shot": 0.5}), (10, 2, {"transfer_ema/d/knn/1-nn": 0.5})]
+    rows += [(30, 2, {"train/loss": 1.0})]
+    write_journal(tmp_path / "run", rows)
+    assert restarts_of(tmp_path / "run") == [30]
+
+
 def test_a_run_without_metrics_says_so(tmp_path):
     with pytest.raises(DataError, match="logged nothing"):
         write_report(tmp_path)

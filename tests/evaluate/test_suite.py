@@ -15,19 +15,21 @@ import numpy as np
 import pytest
 import torch
 
+from tests.data.corpora import damage_image
 from tests.evaluate.made_runs import make_downstream, make_run, train
 from tests.ranks import ROOT
 from vitscale.config.source import Source
 from vitscale.config.suite import load_suite
 from vitscale.data.corpus import open_corpus
 from vitscale.data.pieces import in_this_process, local_pieces
+from vitscale.data.shards import open_shards
 from vitscale.errors import CheckpointError, ConfigError, DataError
 from vitscale.evaluate import features, jobs
 from vitscale.evaluate.features import extract, load_features
 from vitscale.evaluate.results import Results
 from vitscale.evaluate.subject import Machine, model_at, retain, subject_of
 from vitscale.evaluate.suite import Setting, score_suite
-from vitscale.evaluate.tables import contrast, publish
+from vitscale.evaluate.tables import contrast, publish, text_of
 from vitscale.place import Place
 from vitscale.train import worker
 
@@ -227,6 +229,43 @@ def test_two_checkpoints_are_compared_image_by_image(made, tmp_path):
         assert row["low"] <= row["value"] <= row["high"]
     same = contrast(first, first, results, results)
     assert all(row["low"] == row["high"] == 0 and not row["clear"] for row in same)
+
+
+def test_all_sets_that_cannot_be_used_are_named_at_once(made, tmp_path):
+    suite = tmp_path / "gone.toml"
+    text = made[1].read_text()
+    for name in ("one-test", "two"):
+        text = text.replace(f"/{name}", f"/{name}-gone")
+    suite.write_text(text)
+    with pytest.raises(DataError) as error:
+        rows_of(made[0], suite, tmp_path)
+    assert "one-test-gone" in str(error.value)
+    assert "several" not in str(error.value)
+    assert not (tmp_path / "results").exists()
+
+
+def test_images_that_cannot_be_read_are_counted_where_they_are_missed(made, tmp_path):
+    make_downstream(tmp_path / "down")
+    for name in ("one", "one-test"):
+        damage_image(open_shards(tmp_path / "down" / name), 3)
+    suite = tmp_path / "hurt.toml"
+    head = '[data.one]\ntrain = "{0}/one"\ntest = "{0}/one-test"\n'.format(tmp_path / "down")
+    suite.write_text(head + '[[task]]\nmethod = "ridge"\nshots = [25]\n')
+    found, rows = rows_of(made[0], suite, tmp_path)
+    assert rows[0]["images"] == 60
+    facts = Results(tmp_path).read(found.jobs[0].key)["facts"]
+    assert (facts["unreadable_images"], facts["unreadable_fitted_on"]) == (1, 1)
+
+
+def test_one_error_of_several_tasks_is_told_once():
+    row = {"dataset": "d", "error": "the same for all"}
+    failed = [
+        row | {"method": "ridge"},
+        row | {"method": "knn"},
+        row | {"method": "x", "error": "y"},
+    ]
+    text = text_of({"weights": "w", "suite": "s", "rows": [], "failed": failed})
+    assert text.endswith("d ridge, d knn: the same for all\nd x: y")
 
 
 @pytest.mark.slow

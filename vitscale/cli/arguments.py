@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
+
+from vitscale.errors import ConfigError
 
 
 def add_recipe(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
@@ -44,6 +47,43 @@ def add_resume(parser: argparse.ArgumentParser) -> None:
         help="auto: go on from the newest commit if there is one; must: fail without one; "
         "never: refuse a run folder that already has commits",
     )
+
+
+def add_pixels(parser: Any) -> None:
+    """`--pixels`, for weights that do not say what pixels they take."""
+    parser.add_argument(
+        "--pixels",
+        type=_pixels,
+        metavar="half|imagenet|6 numbers",
+        help="mean and spread of red, green, blue that weights of others were trained with: half is [-1, 1]",
+    )
+
+
+def _pixels(text: str) -> str | tuple[float, ...]:
+    if text in ("half", "imagenet"):
+        return text
+    try:
+        numbers = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 6:
+        raise argparse.ArgumentTypeError(f"'{text}' is not half, imagenet or six numbers a,b,c,...")
+    return numbers
+
+
+def pixels_of(pixels: str | tuple[float, ...] | None) -> Any:
+    """The `Preprocessing` that was asked for by `--pixels`; None without."""
+    from vitscale.config.preprocessing import Preprocessing
+    from vitscale.weights.format import IMAGENET
+
+    if pixels is None:
+        return None
+    if isinstance(pixels, str):
+        return {"half": Preprocessing(), "imagenet": IMAGENET}[pixels]
+    a, b, c, x, y, z = pixels
+    if min(x, y, z) <= 0:
+        raise ConfigError("a spread is above zero", where="--pixels", given=pixels)
+    return Preprocessing((a, b, c), (x, y, z))
 
 
 def print_json(value: object) -> None:

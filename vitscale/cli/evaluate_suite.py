@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitscale.cli.arguments import print_json
+from vitscale.cli.arguments import add_pixels, pixels_of, print_json
 from vitscale.config.cluster import load_profile
 from vitscale.config.suite import load_suite
-from vitscale.errors import ConfigError
+from vitscale.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from vitscale.data.pieces import Pieces
     from vitscale.evaluate.subject import Subject
     from vitscale.evaluate.suite import Scored, Setting
 
-_OWN = ("against", "patience", "folder", "workers", "task_cpus", "task_gpus")
-_ONCE = ("checkpoint", "against", "folder", "out")
+_OWN = ("against", "patience", "folder", "workers", "task_cpus", "task_gpus", "pixels")
+_ONCE = ("checkpoint", "against", "folder", "out", "pixels")
 _PATIENCE_S = 600.0
 _OTHERS = ("data", "train")
 
@@ -61,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes of this machine, a task each at a time (default: one a GPU, or one a core)",
     )
+    add_pixels(group)
     for name, of in (("cpus", "cores"), ("gpus", "GPUs")):
         group.add_argument(
             f"--task-{name}",
@@ -88,6 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     insist_on_one_process()
     wanted = [path for path in (arguments.checkpoint, arguments.against) if path is not None]
+    _insist_on_use_of_pixels(arguments, wanted)
     scored: list[tuple[Scored, Results]] = []
     records: list[dict[str, Any]] = []
     for path in wanted:
@@ -186,40 +191,62 @@ def _subject(arguments: argparse.Namespace, path: Path) -> Subject:
     """The weights, ours as they are; those of others are imported first, once for each content."""
     from vitscale.evaluate.subject import subject_of
 
-    folder = arguments.folder
-    if _is_foreign(path):
-        path = _imported(path, folder or path.with_name(f"{path.name}.transfer"))
-        folder = path.parent
-    return subject_of(path, arguments.weights, folder)
+    if not _is_foreign(path):
+        return subject_of(path, arguments.weights, arguments.folder)
+    folder = arguments.folder or path.with_name(f"{path.name}.transfer")
+    file = _imported(path, folder, arguments.pixels)
+    return replace(subject_of(file, arguments.weights, folder), name=path.name)
+
+
+def _insist_on_use_of_pixels(arguments: argparse.Namespace, paths: Sequence[str]) -> None:
+    if arguments.pixels is not None and not any(_is_foreign(Path(path)) for path in paths):
+        raise ConfigError(
+            "--pixels has no effect: weights of ours say what pixels they take",
+            where="evaluate",
+            do="Leave it out.",
+        )
 
 
 def _is_foreign(path: Path) -> bool:
     from vitscale.checkpoint.weights import is_ours
 
-    known = (".npz", ".safetensors", ".pth", ".bin")
     if path.is_dir():
-        files = [file for ending in known for file in path.glob(f"*{ending}")]
+        files = [file for ending in (".safetensors", ".bin") for file in path.glob(f"*{ending}")]
         return (path / "config.json").is_file() and bool(files) and not is_ours(path)
-    return path.suffix in known and path.is_file() and not is_ours(path)
+    return path.is_file() and not is_ours(path)
 
 
-def _imported(path: Path, folder: Path) -> Path:
-    """The weights of others as a file of ours, named by their content."""
+def _imported(path: Path, folder: Path, pixels: str | tuple[float, ...] | None) -> Path:
+    """The weights of others as a file of ours, named by their content and what was said of it."""
     from vitscale.weights.importing import Wishes, import_weights
     from vitscale.weights.model import Target
 
-    to = folder / f"imported-{_content_of(path)}.safetensors"
-    if not to.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        import_weights(path, to, Wishes(), Target())
+    to = folder / f"imported-{_content_of(path, pixels)}.safetensors"
+    if to.exists():
+        return to
+    hints = {} if pixels is None else {"preprocessing": pixels_of(pixels)}
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import_weights(path, to, Wishes(hints=hints), Target())
+    except (CheckpointError, ConfigError) as error:
+        with contextlib.suppress(OSError):  # other results may be there
+            folder.rmdir()
+        if "--" not in error.do or "--pixels" in error.do:
+            raise
+        do = f"{error.do} `vitscale weights import` takes it; evaluate the file that it writes."
+        raise type(error)(
+            error.what, where=error.where or str(path), given=error.given, do=do
+        ) from None
     return to
 
 
-def _content_of(path: Path) -> str:
+def _content_of(path: Path, pixels: object) -> str:
     from vitscale.checkpoint.layout import sha256_of
 
     files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
     joined = " ".join(f"{file.name} {sha256_of(file)}" for file in files)
+    if pixels is not None:
+        joined += f" {pixels}"
     return hashlib.sha256(joined.encode()).hexdigest()[:16]
 
 

@@ -11,7 +11,7 @@ from vitscale.errors import ConfigError
 
 _HELP = {
     "draw": "write report/curves.png and report/summary.json",
-    "page": "write report/report.html: one page with everything, which needs no network",
+    "page": "write report/report.html, one page with everything that needs no network, and the curves",
     "show": "last metrics, attempts and checkpoints",
     "sync": "send MLflow what it has not received",
 }
@@ -46,9 +46,16 @@ def _add_look(actions: Any) -> None:
 
 
 def complete(words: list[str]) -> list[str]:
-    """A run folder alone asks for its page: `vitscale report runs/NAME`."""
-    alone = bool(words) and words[0] not in _ACTIONS and Path(words[0]).is_dir()
-    return ["page", *words] if alone else words
+    """A run folder alone asks for its page: `vitscale report runs/NAME`.
+
+    A first word is a folder if it is no action and lies somewhere, has a separator in it, or stands alone; so a folder
+    called as an action is written ./draw.
+    """
+    if not words or words[0].startswith("-") or words[0] in _ACTIONS:
+        return words
+    alone = len(words) == 1 or words[1].startswith("-")
+    is_folder = "/" in words[0] or Path(words[0]).exists() or alone
+    return ["page", *words] if is_folder else words
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -75,11 +82,13 @@ def _draw(arguments: argparse.Namespace) -> tuple[str, object]:
 
 def _page(arguments: argparse.Namespace) -> tuple[str, object]:
     from vitscale.evaluate.page import write_page
+    from vitscale.evaluate.report import write_report
     from vitscale.evaluate.tell_run import send_report
 
     folder = Path(arguments.run_folder)
     page = write_page(folder, to=Path(arguments.to) if arguments.to else None)
-    send_report(folder, page)
+    write_report(folder)
+    send_report(folder, [page, folder / "report" / "curves.png"])
     return f"the page is {page}", {"page": str(page)}
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitscale.cli.shard_pieces import add_pieces, pieces_of
+
+if TYPE_CHECKING:
+    from vitscale.data.samples import Splits
 
 
 def add_command(commands: Any) -> None:
@@ -43,7 +47,7 @@ def add_command(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check all tasks, then pack them; one line each."""
-    from vitscale.data.sources.vtab import TASKS, vtab_splits
+    from vitscale.data.sources.vtab import TASKS
     from vitscale.data.write import pack_splits
     from vitscale.errors import ConfigError, DataError
 
@@ -62,10 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
             given=", ".join(idle),
             do="Leave them out there, or name them in --tasks.",
         )
-    checked = {
-        name: vtab_splits(arguments.folder / name, name, annotations=name in arguments.annotations)
-        for name in names
-    }
+    checked = _checked(arguments, names)
     records = []
     for name, splits in checked.items():
         packed = pack_splits(splits, arguments.to / name, pieces=pieces_of(arguments))
@@ -82,3 +83,24 @@ def run(arguments: argparse.Namespace) -> int:
     elif missing and not arguments.tasks:
         print(f"not there: {', '.join(missing)}")
     return 0
+
+
+def _checked(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, Splits]:
+    """The splits of every task, or what is wrong with any of them."""
+    from vitscale.data.sources.vtab import vtab_splits
+    from vitscale.errors import DataError
+
+    checked: dict[str, Splits] = {}
+    wrong: list[DataError] = []
+    for name in names:
+        folder, annotations = arguments.folder / name, name in arguments.annotations
+        try:
+            checked[name] = vtab_splits(folder, name, annotations=annotations)
+        except DataError as error:
+            wrong.append(error)
+    if len(wrong) > 1:
+        told = "\n  ".join(map(str, wrong))
+        raise DataError(f"{len(wrong)} tasks cannot be imported:\n  {told}\n")
+    for error in wrong:
+        raise error
+    return checked

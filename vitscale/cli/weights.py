@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from vitscale.cli.arguments import add_json, print_json
-from vitscale.errors import ConfigError
+from vitscale.cli.arguments import add_json, add_pixels, pixels_of, print_json
 
 _IN = ("auto", "npz", "timm", "hf")
 _OUT = ("npz", "npz-scan", "npz-old", "timm", "hf", "safetensors", "onnx")
@@ -64,12 +63,7 @@ def _add_source(action: argparse.ArgumentParser) -> None:
     action.add_argument("--pooling", choices=("cls", "gap"))
     action.add_argument("--norm-eps", type=float, metavar="X", help="added to a norm's variance")
     action.add_argument("--rope-base", type=float, metavar="X")
-    action.add_argument(
-        "--pixels",
-        type=_pixels,
-        metavar="half|imagenet|6 numbers",
-        help="mean and spread of red, green, blue: half is [-1, 1]",
-    )
+    add_pixels(action)
     action.add_argument(
         "--allow-unexpected", action="store_true", help="list unknown tensors, go on without them"
     )
@@ -90,18 +84,6 @@ def _size(text: str) -> tuple[int, int]:
         return int(height), int(width or height)
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not N or HEIGHTxWIDTH") from None
-
-
-def _pixels(text: str) -> str | tuple[float, ...]:
-    if text in ("half", "imagenet"):
-        return text
-    try:
-        numbers = tuple(float(word) for word in text.split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) != 6:
-        raise argparse.ArgumentTypeError(f"'{text}' is not half, imagenet or six numbers a,b,c,...")
-    return numbers
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -158,7 +140,7 @@ def _wishes(arguments: argparse.Namespace) -> Any:
 
     names = ("heads", "activation", "positions", "pooling", "norm_eps", "rope_base")
     hints = {name: getattr(arguments, name) for name in names}
-    hints["preprocessing"] = _preprocessing(arguments.pixels)
+    hints["preprocessing"] = pixels_of(arguments.pixels)
     return Wishes(
         format=arguments.format,
         source_px=arguments.source_px,
@@ -167,20 +149,6 @@ def _wishes(arguments: argparse.Namespace) -> Any:
         classes=getattr(arguments, "classes", None),
         allow_unexpected=arguments.allow_unexpected,
     )
-
-
-def _preprocessing(pixels: str | tuple[float, ...] | None) -> Any:
-    from vitscale.config.preprocessing import Preprocessing
-    from vitscale.weights.format import IMAGENET
-
-    if pixels is None:
-        return None
-    if isinstance(pixels, str):
-        return {"half": Preprocessing(), "imagenet": IMAGENET}[pixels]
-    a, b, c, x, y, z = pixels
-    if min(x, y, z) <= 0:
-        raise ConfigError("a spread is above zero", where="--pixels", given=pixels)
-    return Preprocessing((a, b, c), (x, y, z))
 
 
 def _target(arguments: argparse.Namespace) -> Any:

@@ -343,5 +343,5 @@ def _path_of(name: str) -> Path | None:
     raise ConfigError(
         f"there is no cluster profile '{name}'",
         where=str(FOLDER),
-        do=f"{hint[0].upper()}{hint[1:]} A path to a .toml file works too.",
+        do=f"{hint[0].upper()}{hint[1:]}{'' if hint.endswith('?') else '.'} A path to a .toml file works too.",
     )

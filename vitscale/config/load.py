@@ -129,7 +129,7 @@ def named_file(name: str, folder: Path, what: str) -> Path:
     raise ConfigError(
         f"there is no {what} '{name}'",
         where=str(folder),
-        do=f"{hint[0].upper()}{hint[1:]} A path to a .toml file works too.",
+        do=f"{hint[0].upper()}{hint[1:]}{'' if hint.endswith('?') else '.'} A path to a .toml file works too.",
     )
 
 
@@ -212,10 +212,25 @@ def all_at_once(lines: list[str], what: str = "recipe") -> ConfigError:
 
 def sentences(error: ValidationError, sources: dict[str, str], root: type[BaseModel]) -> list[str]:
     """Validator messages as sentences with the key, its source and the nearest right name."""
-    return [_sentence(detail, sources, root) for detail in error.errors(include_url=False)]
+    return [sentence(detail, sources, root) for detail in details_of(error)]
 
 
-def _sentence(detail: Any, sources: dict[str, str], root: type[BaseModel]) -> str:
+def details_of(error: ValidationError) -> list[Any]:
+    """The validator's messages, without lists that are too short only because items of theirs are wrong."""
+    found = error.errors(include_url=False)
+    places = [detail["loc"] for detail in found]
+
+    def follows(detail: Any) -> bool:
+        own = detail["loc"]
+        return detail["type"] == "too_short" and any(
+            place[: len(own)] == own != place for place in places
+        )
+
+    return [detail for detail in found if not follows(detail)]
+
+
+def sentence(detail: Any, sources: dict[str, str], root: type[BaseModel]) -> str:
+    """One message of the validator as a sentence."""
     path = [str(part) for part in detail["loc"]]
     key = ".".join(path)
     if detail["type"] == "extra_forbidden":
@@ -224,6 +239,8 @@ def _sentence(detail: Any, sources: dict[str, str], root: type[BaseModel]) -> st
         )
     if detail["type"] == "missing":
         return _located(key, "is required and was not given", sources)
+    if detail["type"] == "too_short":
+        return _located(key, "is empty, and needs at least one value", sources)
     text = detail["msg"].removeprefix("Value error, ")
     given = detail["input"]
     shown = "" if isinstance(given, dict) or repr(given) in text else f" (given: {given!r})"

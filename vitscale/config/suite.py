@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field, ValidationError, field_validator
 
 from vitscale.config.base import Section, plain_names
-from vitscale.config.load import all_at_once, named_file, read_toml, sentences
+from vitscale.config.load import all_at_once, details_of, named_file, read_toml, sentence
 from vitscale.config.source import SourceField, SourcesField, absolute_paths
 from vitscale.errors import ConfigError, nearest
 
@@ -152,6 +152,15 @@ class HeadTask(_Task):
 
 Task = RidgeTask | KnnTask | LinearTask | LogregTask | FinetuneTask | HeadTask
 
+_METHODS: dict[str, type[_Task]] = {
+    "ridge": RidgeTask,
+    "knn": KnnTask,
+    "linear": LinearTask,
+    "logreg": LogregTask,
+    "finetune": FinetuneTask,
+    "head": HeadTask,
+}
+
 
 class Suite(Section):
     """Data sets and tasks; a file of `configs/transfer/`."""
@@ -275,15 +284,29 @@ def _idle(
 
 
 def _readable(error: ValidationError, path: Path) -> ConfigError:
-    """As of recipes; a list of task kinds has no neighbours to name, so those messages stand as they are."""
-    try:
-        return all_at_once(sentences(error, {}, Suite), f"suite {path}")
-    except (TypeError, KeyError):
-        lines = [
-            f"{'.'.join(map(str, detail['loc']))}: {detail['msg'].removeprefix('Value error, ')}"
-            for detail in error.errors(include_url=False)
-        ]
-        return all_at_once(lines, f"suite {path}")
+    """As of recipes; keys of a task are those of its method."""
+    lines = [
+        _of_task(detail)
+        if detail["loc"][0] == "task" and len(detail["loc"]) > 1
+        # A key of the file itself, or of a data set.
+        else sentence(detail, {}, Suite)
+        for detail in details_of(error)
+    ]
+    return all_at_once(lines, f"suite {path}")
+
+
+def _of_task(detail: Any) -> str:
+    _, number, *rest = detail["loc"]
+    key = f"task.{number}"
+    if detail["type"] == "union_tag_invalid":
+        given = str(detail["ctx"]["tag"])
+        return f"{key}.method: no method {given!r}; {nearest(given, _METHODS)}"
+    if detail["type"] == "union_tag_not_found":
+        return f"{key}.method: is required and was not given; known: {', '.join(sorted(_METHODS))}"
+    if not rest:
+        return f"{key}: {detail['msg']}"
+    method, *rest = rest
+    return f"{key}.{sentence({**detail, 'loc': rest}, {}, _METHODS[method])}"
 
 
 def _tables(value: Any) -> list[dict[str, Any]]:

@@ -15,6 +15,9 @@ from vitscale.errors import DataError
 _log = logging.getLogger(__name__)
 _NAMED = 20
 _WORST = 5
+RAISE_LIMIT = (
+    "Run `vitscale shards verify` on the folder and mend it, or raise data.bad_image_limit."
+)
 
 
 class BadImage(DataError):
@@ -56,6 +59,8 @@ class BadImages:
         samples: of the data set.
         whereabouts: shard, key and byte of a sample.
         file: gets a line of JSON for each; what stands in it from an earlier attempt is not written again.
+        place: where the data set lies.
+        do: what is to be done where there are too many.
     """
 
     def __init__(
@@ -64,8 +69,12 @@ class BadImages:
         samples: int,
         whereabouts: Callable[[int], tuple[str, str, int]],
         file: Path | None = None,
+        *,
+        place: str = "",
+        do: str = RAISE_LIMIT,
     ) -> None:
         self._limit, self._samples, self._whereabouts = limit, samples, whereabouts
+        self._place, self._do = place, do
         self._seen = 0
         self._found: dict[int, Quarantined] = {}
         self._file = file
@@ -106,9 +115,9 @@ class BadImages:
         shards = ", ".join(f"{name} ({count})" for name, count in worst)
         return DataError(
             f"{len(found)} of {self._seen} images seen are bad:\n  " + "\n  ".join(lines) + "\n",
-            where=f"worst shards: {shards}",
+            where=", ".join(filter(None, (self._place, f"worst shards: {shards}"))),
             given=f"bad_image_limit {self._limit:g}",
-            do="Run `vitscale shards verify` on the folder and mend it, or raise data.bad_image_limit.",
+            do=self._do,
         )
 
 

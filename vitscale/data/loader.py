@@ -254,7 +254,13 @@ def scan(
         raise IndexError(f"ids from {everything.min()} to {everything.max()} of {corpus.samples}")
     n, rank, world = len(everything), place.rank, place.world
     mine = everything[rank * n // world : (rank + 1) * n // world]
-    bad = BadImages(bad_image_limit, corpus.samples, corpus.whereabouts)
+    bad = BadImages(
+        bad_image_limit,
+        corpus.samples,
+        corpus.whereabouts,
+        place=corpus.where,
+        do="Mend these images, or pack the set again without them: `vitscale shards pack --without-keys`.",
+    )
     threads = useful_threads(threads, corpus)
 
     def geometry(sizes: np.ndarray, _slots: Slots) -> tuple[np.ndarray, np.ndarray]:

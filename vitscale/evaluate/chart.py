@@ -1,4 +1,4 @@
-"""Line charts as SVG that takes its colours from the page, so that it is readable in the light and in the dark."""
+"""Charts that take their colours from the page, so that they are readable in the light and in the dark."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 Points = Sequence[tuple[int, float]]
 
 _WIDTH, _HEIGHT = 460, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 10, 28
+_LEFT, _RIGHT, _TOP, _BOTTOM = 68, 24, 10, 28
 _MOST = 500
 """Points drawn of a line; of more every so-manieth, and the last."""
 
@@ -23,13 +23,23 @@ class Marks:
     rewinds: Sequence[int] = ()
 
 
-def line_chart(lines: Mapping[str, Points], marks: Marks = Marks()) -> str:
-    """An SVG of one or several lines over steps, with ticks, marks, and the last value of each line."""
+def line_chart(
+    lines: Mapping[str, Points],
+    marks: Marks = Marks(),
+    steps: tuple[int, int] | None = None,
+) -> str:
+    """An SVG of one or several lines over steps, with ticks, marks, and the last value of each line.
+
+    Args:
+        lines: (step, value) pairs by the name of their line.
+        marks: drawn across all lines.
+        steps: the first and the last that are shown; those of the lines by default.
+    """
     drawn = {name: _thinned(_finite(points)) for name, points in lines.items()}
     drawn = {name: points for name, points in drawn.items() if points}
     if not drawn:
         return '<p class="absent">not measured</p>'
-    scale = _Scale.of([point for points in drawn.values() for point in points])
+    scale = _Scale.of([point for points in drawn.values() for point in points], steps)
     parts = [*_grid(scale), *_vertical(scale, marks)]
     for number, (name, points) in enumerate(drawn.items()):
         path = " ".join(f"{scale.x(step):.1f},{scale.y(value):.1f}" for step, value in points)
@@ -45,25 +55,21 @@ def line_chart(lines: Mapping[str, Points], marks: Marks = Marks()) -> str:
 
 
 def intervals(rows: Sequence[tuple[str, float, float, float]]) -> str:
-    """Points with their intervals below each other, in percent: (name, value, low, high), each in 0..1."""
-    height = 22 * len(rows) + 34
-    begin = 20 + 6 * max((len(name) for name, *_ in rows), default=0)  # letters are 10 px high
-    width = begin + 450
+    """Points with their intervals below each other, in percent: (name, value, low, high), each in 0..1.
+
+    No SVG, so that names can stand above their points where the page is narrow.
+    """
     parts = []
-    for number in range(0, 101, 25):
-        x = begin + 4.2 * number
-        parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="4" y2="{height - 28}"/>')
-        parts.append(f'<text class="tick" x="{x}" y="{height - 12}">{number} %</text>')
-    for row, (name, value, low, high) in enumerate(rows):
-        y = 16 + 22 * row
-        left, right, at = (begin + 420 * max(0.0, min(1.0, part)) for part in (low, high, value))
-        title = f"<title>{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})</title>"
-        parts.append(f'<text class="name" x="{begin - 8}" y="{y + 4}">{html.escape(name)}</text>')
-        ends = f'x1="{left:.1f}" x2="{right:.1f}" y1="{y}" y2="{y}"'
-        parts.append(f'<line class="line line-0" {ends}>{title}</line>')
-        parts.append(f'<circle class="dot dot-0" cx="{at:.1f}" cy="{y}" r="3.5">{title}</circle>')
-    size = f'viewBox="0 0 {width} {height}" style="min-width: {width}px"'
-    return f'<svg class="intervals" {size}>{"".join(parts)}</svg>'
+    for name, value, low, high in rows:
+        left, right, at = (100 * max(0.0, min(1.0, part)) for part in (low, high, value))
+        title = f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+        parts.append(
+            f'<span class="name">{html.escape(name)}</span><div class="track" title="{title}">'
+            f'<i class="span" style="left: {left:.2f}%; width: {right - left:.2f}%"></i>'
+            f'<i class="point" style="left: {at:.2f}%"></i></div>'
+        )
+    ticks = "".join(f'<span style="left: {n}%">{n} %</span>' for n in range(0, 101, 25))
+    return f'<div class="intervals">{"".join(parts)}<div class="ticks">{ticks}</div></div>'
 
 
 @dataclass(frozen=True)
@@ -76,14 +82,16 @@ class _Scale:
     high: float
 
     @classmethod
-    def of(cls, points: Points) -> _Scale:
+    def of(cls, points: Points, shown: tuple[int, int] | None = None) -> _Scale:
         steps, values = zip(*points, strict=True)
+        steps = shown or steps
         low, high = min(values), max(values)
         pad = (high - low or abs(high) or 1.0) * 0.05
         return cls(min(steps), max(steps), low - pad, high + pad)
 
     def x(self, step: float) -> float:
-        share = (step - self.first) / (self.last - self.first or 1)
+        whole = self.last - self.first
+        share = (step - self.first) / whole if whole else 0.5
         return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
 
     def y(self, value: float) -> float:
@@ -97,7 +105,9 @@ def _grid(scale: _Scale) -> list[str]:
         y = scale.y(value)
         ends = f'x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"'
         parts.append(f'<line class="grid" {ends}/>')
-        parts.append(f'<text class="value" x="{_LEFT - 6}" y="{y + 3.5:.1f}">{value:.4g}</text>')
+        parts.append(
+            f'<text class="value" x="{_LEFT - 6}" y="{y + 3.5:.1f}">{_label(value)}</text>'
+        )
     for step in _round_values(scale.first, scale.last, 4):
         x = scale.x(step)
         parts.append(f'<text class="tick" x="{x:.1f}" y="{_HEIGHT - 8}">{_short(step)}</text>')
@@ -134,6 +144,15 @@ def _round_values(low: float, high: float, wanted: int = 4) -> list[float]:
     step = min((m * power for m in (1, 2, 5, 10)), key=lambda size: abs(math.log(size / rough)))
     first = math.ceil(low / step)
     return [n * step for n in range(first, math.floor(high / step) + 1)]
+
+
+def _label(value: float) -> str:
+    """Four digits, in not more than eight letters."""
+    text = f"{value:.4g}"
+    if len(text) <= 7:
+        return text
+    digits, _, power = f"{value:.3e}".partition("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(power)}"
 
 
 def _short(step: float) -> str:

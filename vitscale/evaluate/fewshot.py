@@ -7,6 +7,7 @@ centre, where big_vision resizes to 256 x 256 and takes the central 224, which i
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -110,9 +111,11 @@ def guesses_of(
 def insist_on_same_classes(train: Corpus, test: Corpus) -> None:
     """Raise DataError unless both have the same classes in the same order."""
     if train.classes != test.classes:
+        pairs = itertools.zip_longest(train.classes, test.classes)
+        number, (a, b) = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
         raise DataError(
             "the two sets do not have the same classes in the same order",
             where=f"{train.where} and {test.where}",
-            given=f"{len(train.classes)} and {len(test.classes)} classes",
-            do="Pack both with the same list of classes.",
+            given=f"{len(train.classes)} and {len(test.classes)} classes; number {number} is {a!r} and {b!r}",
+            do="Pack or index both with the same list of classes (--classes FILE).",
         )

@@ -94,6 +94,11 @@ class Followed:
         return subject_of(folder, self.which, None, keeper=f"follow-{self.suite}")
 
     @property
+    def has_begun(self) -> bool:
+        """Whether there is, or was, anything to be scored."""
+        return newest_attempt(self.run) > 0 or bool(step_folders(self.run / CHECKPOINTS))
+
+    @property
     def is_over(self) -> bool:
         """Whether the run came to its end."""
         number = newest_attempt(self.run)
@@ -156,10 +161,14 @@ def follow(
 
     Raises:
         LeaseError: another follower is at work on one of the runs.
-        CheckpointError: at the end, if commits were gone before they could be scored; names their steps.
+        CheckpointError: at the end, if commits were gone before they could be scored; names their steps. Or a run
+            never began.
     """
     with ExitStack() as stack:
         followed = [stack.enter_context(_following(run, suite, which)) for run in runs]
+        for run in followed:
+            if not run.has_begun and over is None:
+                say(f"{run.run}: has not begun, and is waited for")
         todo: queue.Queue[tuple[Followed, Subject] | None] = queue.Queue()
         watch = threading.Thread(
             target=_watch, args=(followed, todo, patience_s, over), name="follow", daemon=True
@@ -172,6 +181,7 @@ def follow(
             say(f"{subject.name} is scored")
         watch.join()
         lost = {str(run.run): steps for run in followed if (steps := run.lost())}
+        absent = [str(run.run) for run in followed if not run.has_begun and over is None]
         for run in followed:
             if run.is_over:
                 run.mark.close()
@@ -181,6 +191,12 @@ def follow(
             where=", ".join(lost),
             given="; ".join(f"steps {', '.join(map(str, steps))}" for steps in lost.values()),
             do="Follow a run from its beginning, or keep more with checkpoint.keep.",
+        )
+    if absent:
+        raise CheckpointError(
+            f"no run has begun there in {patience_s:g} s",
+            where=", ".join(absent),
+            do="Correct the path, or wait longer with --patience.",
         )
 
 

@@ -52,12 +52,17 @@ class FeatureSet:
     folder: Path
 
     @property
+    def wanted(self) -> int:
+        """How many images it has where all can be read."""
+        return self.samples if self.ids is None else len(self.ids)
+
+    @property
     def files(self) -> list[Path]:
         """One a part."""
         chosen = "all" if self.ids is None else hashlib.sha256(self.ids.tobytes()).hexdigest()
         what = [self.subject.identity, self.fingerprint, self.image_px, self.view]
         key = digest([PROTOCOL, *what, chosen, self.machine.precision])
-        count = parts_of(self.samples if self.ids is None else len(self.ids))
+        count = parts_of(self.wanted)
         return [
             self.folder / "features" / key / f"{part:05d}-of-{count:05d}.safetensors"
             for part in range(count)
@@ -113,7 +118,10 @@ class Fit:
         began = time.monotonic()
         material = self._material()
         graded, facts = self._answers(material)
-        facts["unreadable_images"] = self.sets["test"].samples - len(material.test)
+        facts["unreadable_images"] = self.sets["test"].wanted - len(material.test)
+        fitted_on = [(self.sets.get("train"), material.train), (self.sets.get("dev"), material.dev)]
+        lacking = [found.wanted - len(read) for found, read in fitted_on if found and read]
+        facts["unreadable_fitted_on"] = sum(lacking)
         seconds = round(time.monotonic() - began, 2)
         record = self.job.record | {"facts": facts, "seconds": seconds}
         Results(self.folder).write(self.job.key, record, graded)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,22 @@ from vitscale.config.run import RunConfig
 from vitscale.config.saved import saved_recipe
 from vitscale.data.audit import Audit, audit
 from vitscale.durable import write_text_atomically
-from vitscale.errors import DataError, VitscaleError
+from vitscale.errors import VitscaleError
 from vitscale.evaluate.chart import Marks, Points, intervals, line_chart
-from vitscale.evaluate.efficiency import efficiency_of
+from vitscale.evaluate.efficiency import Efficiency, efficiency_of
 from vitscale.evaluate.page_model import MODEL_SECTIONS, Subject, subject_at
 from vitscale.evaluate.page_style import STYLE
-from vitscale.evaluate.report import restarts_of
-from vitscale.tracking.journal import FILE_NAME, read_metrics
+from vitscale.evaluate.report import restarts_of, series_of
 from vitscale.units import human_count
 
 CURVES = (
-    ("train/loss", "training loss"),
-    ("train/lr", "learning rate"),
-    ("train/grad_norm", "gradient norm"),
-    ("speed/images_per_s", "images per second"),
-    ("speed/data_wait_percent", "waiting for data, %"),
-    ("held_out/top1", "held-out top-1"),
-    ("held_out/loss", "held-out loss"),
+    ("train/loss", "training loss", 1),
+    ("train/lr", "learning rate", 1),
+    ("train/grad_norm", "gradient norm", 1),
+    ("speed/images_per_s", "images per second", 1),
+    ("speed/data_wait_percent", "waiting for data, %", 1),
+    ("held_out/top1", "held-out top-1, %", 100),
+    ("held_out/loss", "held-out loss", 1),
 )
 _FACTS = (
     ("train/images", "images seen", 1, "{:,.0f}"),
@@ -40,7 +39,7 @@ _FACTS = (
     ("held_out/top5", "held-out top-5", 100, "{:.1f} %"),
 )
 
-Series = dict[str, Points]
+Series = Mapping[str, Points]
 
 
 def write_page(run: Path, *, to: Path | None = None) -> Path:
@@ -49,25 +48,20 @@ def write_page(run: Path, *, to: Path | None = None) -> Path:
     Sections that have nothing to show say so, and why.
 
     Raises:
-        DataError: the run has logged nothing.
+        DataError: there is no such run, or it has logged nothing.
     """
-    series: Series = {
-        name: [(point.step, point.value) for point in points]
-        for name, points in read_metrics(run).items()
-    }
-    if not series:
-        raise DataError(
-            "the run has logged nothing",
-            where=str(run / FILE_NAME),
-            do="Give a run folder, such as runs/NAME.",
-        )
+    series = series_of(run)
     saved = run / "config.json"
     config = saved_recipe(saved).config if saved.is_file() else None
     marks = Marks(restarts_of(run), _rewinds(series))
     subject, why = subject_at(run, config)
     sections = [
         ("summary", "Summary", _summary(run, config, series, marks, subject)),
-        ("curves", "Curves", _curves(series, marks, _efficiency(run, config, marks))),
+        (
+            "curves",
+            "Curves",
+            _curves(series, marks, efficiency_of(run, config.engine.precision if config else None)),
+        ),
         ("samples", "Samples seen", _told(lambda: _samples(run))),
         ("few-shot", "Few-shot over steps", _few_shot(series, marks)),
         ("transfer", "Transfer", _transfer(run)),
@@ -98,7 +92,8 @@ def _document(name: str, sections: Sequence[tuple[str, str, str]]) -> str:
 def _summary(
     run: Path, config: RunConfig | None, series: Series, marks: Marks, subject: Subject | None
 ) -> str:
-    step = max(points[-1][0] for name, points in series.items() if name.startswith("train/"))
+    trained = {name: points for name, points in series.items() if name.startswith("train/")}
+    _, step = _steps(trained or series)
     rows = [("run folder", str(run)), ("step", f"{step:,}")]
     if config is not None:
         rows += [
@@ -120,26 +115,36 @@ def _summary(
     return f'<table class="facts">{cells}</table>'
 
 
-def _curves(series: Series, marks: Marks, efficiency: str) -> str:
+def _curves(series: Series, marks: Marks, efficiency: Efficiency) -> str:
+    shown = {
+        label: [(step, factor * value) for step, value in series.get(name, ())]
+        for name, label, factor in CURVES
+    }
     figures = "".join(
         f"<figure><figcaption>{label}</figcaption>"
-        f"{line_chart({label: series.get(name, ())}, marks)}</figure>"
-        for name, label in CURVES
+        f"{line_chart({label: points}, marks, _steps(series))}</figure>"
+        for label, points in shown.items()
     )
+    figures += _efficiency(efficiency, marks, _steps(series))
     note = '<p class="note">Over steps. Dashed: restarts. Dotted: rewinds to a commit.</p>'
-    return f'<div class="figures">{figures}{efficiency}</div>{note}'
+    return f'<div class="figures">{figures}</div>{note}'
 
 
-def _efficiency(run: Path, config: RunConfig | None, marks: Marks) -> str:
-    found = efficiency_of(run, config.engine.precision if config else None)
+def _steps(series: Series) -> tuple[int, int]:
+    """The first and the last that were logged, so that all charts have one scale."""
+    steps = [step for points in series.values() for step, _ in points]
+    return min(steps), max(steps)
+
+
+def _efficiency(found: Efficiency, marks: Marks, steps: tuple[int, int]) -> str:
     note = f'<p class="note">{html.escape(found.note)}</p>' if found.note else ""
-    chart = line_chart({found.label: found.points}, marks)
+    chart = line_chart({found.label: found.points}, marks, steps)
     return f"<figure><figcaption>{found.label}</figcaption>{chart}{note}</figure>"
 
 
 def _few_shot(series: Series, marks: Marks) -> str:
     """Every data set that was scored by ridge, its counts of shots as lines."""
-    by_set: dict[str, Series] = {}
+    by_set: dict[str, dict[str, Points]] = {}
     for name, points in series.items():
         room, _, rest = name.partition("/")
         dataset, _, setting = rest.partition("/ridge/")
@@ -150,7 +155,8 @@ def _few_shot(series: Series, marks: Marks) -> str:
     if not by_set:
         return _absent("Score the run with `vitscale evaluate --follow RUN --suite NAME`.")
     figures = "".join(
-        f"<figure><figcaption>{html.escape(name)}, %</figcaption>{line_chart(lines, marks)}</figure>"
+        f"<figure><figcaption>{html.escape(name)}, %</figcaption>"
+        f"{line_chart(lines, marks, _steps(series))}</figure>"
         for name, lines in sorted(by_set.items())
     )
     return f'<div class="figures">{figures}</div>'

@@ -26,11 +26,20 @@ figure { margin: 0; padding: .7rem; background: var(--card); border: 1px solid v
   border-radius: 6px; min-width: 0; }
 figcaption { font-size: .85rem; color: var(--soft); overflow-wrap: anywhere; }
 svg { display: block; width: 100%; height: auto; }
-.chart text { font-size: 14px; } .intervals text { font-size: 10px; }
-.wide table { min-width: 640px; }
+.chart text { font-size: 14px; }
 svg text { fill: var(--soft); font-variant-numeric: tabular-nums; }
-svg .value, svg .name { text-anchor: end; } svg .tick { text-anchor: middle; }
-svg .name { fill: var(--ink); }
+svg .value { text-anchor: end; } svg .tick { text-anchor: middle; }
+.intervals { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .8rem; align-items: center;
+  margin: .5rem .4rem; font-size: .8rem; }
+.intervals .name { text-align: right; }
+.track { position: relative; height: 1.15rem; border-right: 1px solid var(--rule);
+  background: linear-gradient(to right, var(--rule) 1px, transparent 1px) 0 0 / 25% 100%; }
+.track i { position: absolute; top: 50%; background: var(--c0); }
+.track .span { height: 2px; margin-top: -1px; }
+.track .point { width: 7px; height: 7px; margin: -3.5px 0 0 -3.5px; border-radius: 50%; }
+.ticks { grid-column: -2; position: relative; height: 1.2rem; color: var(--soft); }
+.ticks span { position: absolute; transform: translateX(-50%); white-space: nowrap; }
+.ticks span:first-child { transform: none; } .ticks span:last-child { transform: translateX(-100%); }
 .grid { stroke: var(--rule); stroke-width: 1; }
 .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 .restart { stroke: var(--bad); stroke-dasharray: 5 4; } .rewind { stroke: var(--c3); stroke-dasharray: 1.5 3; }
@@ -57,5 +66,7 @@ img { display: block; image-rendering: pixelated; }
 .map { width: min(100%, 520px); }
 @media (max-width: 700px) {
   header { position: static; padding: .7rem 1rem; } main { padding: 0 1rem 2rem; }
-  section { scroll-margin-top: 0; } .figures > figure { padding: .5rem; } }
+  section { scroll-margin-top: 0; } .figures > figure { padding: .5rem; }
+  .intervals { grid-template-columns: 1fr; } .intervals .name { text-align: left; }
+  .wide table { font-size: .75rem; } .wide th, .wide td { padding-right: .45rem; white-space: nowrap; } }
 """

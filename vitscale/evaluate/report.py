@@ -13,6 +13,7 @@ from vitscale.tracking.journal import FILE_NAME, read_metrics, read_records
 
 Series = Mapping[str, Sequence[tuple[int, float]]]
 
+_A_RUN = "Give a run folder, such as runs/NAME."
 PANELS = (
     ("train/loss", "training loss"),
     ("train/lr", "learning rate"),
@@ -25,18 +26,9 @@ def write_report(run_folder: Path) -> dict[str, Any]:
     """Draw `report/curves.png` and write `report/summary.json` from the run's metrics; returns the summary.
 
     Raises:
-        DataError: the run has no metrics yet.
+        DataError: there is no such run, or it has no metrics yet.
     """
-    series = {
-        name: [(point.step, point.value) for point in points]
-        for name, points in read_metrics(run_folder).items()
-    }
-    if not series:
-        raise DataError(
-            "the run has logged nothing",
-            where=str(run_folder / FILE_NAME),
-            do="Give a run folder, such as runs/NAME.",
-        )
+    series = series_of(run_folder)
     restarts = restarts_of(run_folder)
     report = run_folder / "report"
     draw_curves(series, report / "curves.png", restarts=restarts, title=run_folder.name)
@@ -50,11 +42,31 @@ def write_report(run_folder: Path) -> dict[str, Any]:
     return summary
 
 
+def series_of(run_folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) of every metric that the run has logged.
+
+    Raises:
+        DataError: there is no such run, or it has no metrics yet.
+    """
+    if not run_folder.is_dir():
+        what = "is a file and no run" if run_folder.exists() else "there is no such run"
+        raise DataError(what, where=str(run_folder), do=_A_RUN)
+    series = {
+        name: [(point.step, point.value) for point in points]
+        for name, points in read_metrics(run_folder).items()
+    }
+    if not series:
+        where = str(run_folder / FILE_NAME)
+        raise DataError("the run has logged nothing", where=where, do=_A_RUN)
+    return series
+
+
 def restarts_of(run_folder: Path) -> list[int]:
-    """The first step that each attempt after the first logged."""
+    """The first step that each attempt after the first logged, besides scores, which may be of earlier commits."""
     first: dict[int, int] = {}
     for record, _ in read_records(run_folder / FILE_NAME):
-        first.setdefault(record.attempt, record.step)
+        if not all(name.startswith("transfer") for name in record.values):
+            first.setdefault(record.attempt, record.step)
     return [first[attempt] for attempt in sorted(first)[1:]]
 
 

@@ -79,8 +79,9 @@ def _manifest_of(path: Path, run: Path | None) -> Manifest:
     except ValueError as error:
         if run is not None and (record := run / "manifests" / f"{path.name}.json").is_file():
             return Manifest.from_json(record.read_text(encoding="utf-8"))
+        why = str(error) if path.exists() else "there is no such file or folder"
         raise CheckpointError(
-            f"no usable checkpoint: {error}",
+            f"no usable checkpoint: {why}",
             where=str(path),
             do="Give a run folder, a step folder, or an exported file.",
         ) from None

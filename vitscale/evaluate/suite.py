@@ -21,7 +21,7 @@ from vitscale.config.suite import (
 from vitscale.data.augment import View
 from vitscale.data.corpus import Corpus, open_corpus
 from vitscale.data.pieces import Pieces
-from vitscale.errors import VitscaleError
+from vitscale.errors import DataError, VitscaleError
 from vitscale.evaluate.fewshot import draw, insist_on_same_classes
 from vitscale.evaluate.finetune import Train, Tuning
 from vitscale.evaluate.jobs import (
@@ -69,7 +69,7 @@ def score_suite(subject: Subject, suite: LoadedSuite, setting: Setting) -> Score
         ConfigError, DataError: a data set cannot be opened or does not fit its task; nothing was run then.
         CheckpointError: the weights are damaged or gone, and a job still needs them.
     """
-    opened = [(row, _open(row)) for row in suite.rows]
+    opened = _all_open(suite.rows)
     jobs = [job_of(row, corpora, subject, setting.machine.precision) for row, corpora in opened]
     results = Results(setting.folder)
     with alone_with(subject, setting.folder):
@@ -84,6 +84,26 @@ def score_suite(subject: Subject, suite: LoadedSuite, setting: Setting) -> Score
         if not failed:
             work.clean_up()
         return Scored(suite.name, subject, jobs, failed)
+
+
+def _all_open(rows: Sequence[Row]) -> list[tuple[Row, dict[str, Corpus]]]:
+    """The corpora of every row.
+
+    Raises:
+        DataError: names every set that cannot be opened or does not fit its task.
+    """
+    opened, problems = [], dict[str, DataError]()
+    for row in rows:
+        try:
+            opened.append((row, _open(row)))
+        except DataError as error:
+            problems[str(error)] = error
+    if len(problems) > 1:
+        lines = "\n  ".join(problems)
+        raise DataError(f"{len(problems)} sets of the suite cannot be used:\n  {lines}\n")
+    for error in problems.values():
+        raise error
+    return opened
 
 
 def _open(row: Row) -> dict[str, Corpus]:

@@ -145,7 +145,10 @@ def text_of(record: dict[str, Any]) -> str:
     ]
     headers = ("data set", "method", "setting", "%", "95 % interval", "std", "images")
     head = f"{record['weights']}, suite {record['suite']}"
-    failed = [f"{one['dataset']} {one['method']}: {one['error']}" for one in record["failed"]]
+    alike: dict[str, list[str]] = {}  # one bad set fails all tasks on it, and its error may be long
+    for one in record["failed"]:
+        alike.setdefault(one["error"], []).append(f"{one['dataset']} {one['method']}")
+    failed = [f"{', '.join(names)}: {error}" for error, names in alike.items()]
     return "\n".join([head, table(headers, rows), *failed])
 
 

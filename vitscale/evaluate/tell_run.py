@@ -59,9 +59,9 @@ def _tell(run: Path, step: int, values: dict[str, float], files: list[Path]) -> 
     _send(run, files, "transfer")
 
 
-def send_report(run: Path, page: Path) -> None:
-    """Make a page an artifact of the run in MLflow, where it has one."""
-    _send(run, [page], "report")
+def send_report(run: Path, files: list[Path]) -> None:
+    """Make a page and its pictures artifacts of the run in MLflow, where it has one."""
+    _send(run, files, "report")
 
 
 def _send(run: Path, files: list[Path], folder: str) -> None:

@@ -146,3 +146,14 @@ def test_depths_go_through_the_rule_and_files_must_be_images(task_folder):
         vtab.vtab_splits(task_folder, "kitti", annotations=True)
     with pytest.raises(ConfigError, match="its annotations are its labels"):
         vtab.vtab_splits(task_folder, "cifar", annotations=True)
+
+
+def test_the_problems_of_all_tasks_are_told_at_once(tmp_path, capsys):
+    for task in ("cifar", "dtd"):
+        (tmp_path / task).mkdir()
+    assert main(["shards", "import-vtab", str(tmp_path), "--to", str(tmp_path / "to")]) == 3
+    told = capsys.readouterr().err
+    assert "cifar/train800.txt" in told
+    assert "dtd/train800.txt" in told
+    assert "`path label`" in told
+    assert not (tmp_path / "to").exists()

@@ -86,6 +86,8 @@ TASKS = {
     "smallnorb_ele": VtabTask("structured", 9, 12_150),
 }
 
+_LISTS_OF_A_TASK = f"A task has {', '.join(LISTS.values())}, with a line `path label` an image."
+
 
 def vtab_splits(folder: Path, name: str, *, annotations: bool = False) -> Splits:
     """The three splits of a task, with classes that are called by their numbers, the same in all.
@@ -125,7 +127,11 @@ def vtab_splits(folder: Path, name: str, *, annotations: bool = False) -> Splits
 
 def _lines(path: Path, rule: Callable[[float], int] | None) -> Iterator[tuple[str, int]]:
     """Path and label of each line."""
-    for line in read_list(path):
+    try:
+        found = read_list(path)
+    except DataError as error:
+        raise DataError(error.what, where=error.where, do=_LISTS_OF_A_TASK) from error
+    for line in found:
         image, _, value = line.rpartition(" ")
         try:
             label = int(value) if rule is None else rule(float(value))
