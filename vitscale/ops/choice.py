@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from vitscale.config.model import Shape
-from vitscale.config.ops import OpsConfig, explicit_first
+from vitscale.config.ops import FP8, OpsConfig, explicit_first, scaling_of
 from vitscale.errors import ResourceError
 from vitscale.ops.apex import ApexState, find_apex
 from vitscale.ops.attention import explicit, sdpa
+from vitscale.ops.linear import Dense, Linear, fp8_linear, fp8_obstacle
 from vitscale.ops.mlp import FusedMlp, triton_mlp
 from vitscale.ops.norm import NormKind, apex_norm, torch_norm, triton_norm
 from vitscale.ops.residual import Residual, torch_residual, triton_residual
@@ -31,6 +32,7 @@ class Ops:
 
     norm: Callable[[int, NormKind], nn.Module]
     attention: Attention
+    linear: Linear = Dense
     residual: Residual = torch_residual
     mlp: FusedMlp | None = None
     loss: SigmoidLoss = torch_sigmoid_loss
@@ -51,6 +53,8 @@ class Way(NamedTuple):
     reason: str
     obstacle: str = ""
     by_auto: bool = True
+    caution: str = ""
+    """What is said of it where it is asked for."""
 
 
 class Here(NamedTuple):
@@ -103,6 +107,7 @@ def choose_ops(
     chosen = {
         "block": block,
         "attention": decide("attention", wanted.attention, _attention(here)),
+        "linear": decide("linear", wanted.linear, _linear(wanted, device)),
         "norm": norm,
         "residual": decide("residual", wanted.residual, _residual(here, norm.name)),
         "mlp": decide("mlp", wanted.mlp, _mlp(here)),
@@ -118,6 +123,7 @@ def _ops(names: Mapping[str, str], reasons: tuple[str, ...]) -> Ops:
     return Ops(
         norm={"torch": torch_norm, "apex": apex_norm, "triton": triton_norm}[names["norm"]],
         attention=sdpa if names["attention"] == "sdpa" else explicit,
+        linear=Dense if names["linear"] == "torch" else fp8_linear(scaling_of(names["linear"])),
         residual=triton_residual if names["residual"] == "triton" else torch_residual,
         mlp=triton_mlp if names["mlp"] == "triton" else None,
         loss=triton_sigmoid_loss if names["loss"] == "triton" else torch_sigmoid_loss,
@@ -143,7 +149,7 @@ def decide(op: str, wanted: str, ways: Sequence[Way]) -> Way:
                 do='Use "auto", which takes what can.',
             )
         if wanted == way.name:
-            return way._replace(reason="asked for")
+            return way._replace(reason="; ".join(filter(None, ["asked for", way.caution])))
     free = next(way for way in ways if way.by_auto and not way.obstacle)
     passed = [f"{way.name}: {way.obstacle}" for way in ways[: ways.index(free)] if way.obstacle]
     return free._replace(reason="; ".join([free.reason, *passed]))
@@ -181,6 +187,15 @@ def _attention(here: Here) -> list[Way]:
     plain = Way("explicit", f"faster than the fused kernel in {name} on a CPU")
     first = explicit_first(here.device.type, half=here.dtype.itemsize == 2)
     return [plain, fused] if first else [fused, plain]
+
+
+def _linear(wanted: OpsConfig, device: torch.device) -> list[Way]:
+    obstacle = fp8_obstacle(scaling_of(wanted.linear), device) if wanted.in_fp8 else ""
+    caution = "it has not run on a GPU yet"
+    return [
+        Way("torch", "products in the precision of the model"),
+        *(Way(name, "", obstacle, by_auto=False, caution=caution) for name in FP8),
+    ]
 
 
 def _norm(here: Here, apex: ApexState) -> list[Way]:

@@ -1,0 +1,98 @@
+"""The products of a block with its weights: qkv, out and both matrices of the MLP. Letters: D inputs, F outputs."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache, partial
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Linear = Callable[[int, int, bool], nn.Linear]
+"""(D, F, has a bias) to a layer that maps [..., D] to [..., F]."""
+
+LEAST_TORCHAO = (0, 18)
+CAPABILITIES = {"tensorwise": (8, 9), "rowwise": (9, 0)}
+"""From which GPUs on: fp8 tensor cores, and those for which torchao has its rowwise recipe (H100)."""
+
+
+class Dense(nn.Linear):
+    """A linear map of every token, as one product of matrices with the bias in it.
+
+    DeepSpeed's stage 3 replaces `F.linear` by a form that adds the bias in place unless the input is a matrix; an
+    output that activation checkpointing had saved would get it twice (docs/log.md).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., D] to [..., F]."""
+        return super().forward(input.flatten(0, -2)).unflatten(0, input.shape[:-1])
+
+
+def fp8_linear(scaling: str, *, emulate: bool = False) -> Linear:
+    """Layers whose three products, forward and backward, are in fp8; weights and gradients stay as they are.
+
+    Each factor of a product is scaled to the range of fp8 by its largest magnitude, found anew each time, and rounded;
+    the product, with float32 sums, is scaled back. Formats: arXiv 2209.05433.
+
+    Args:
+        scaling: torchao's recipe. "tensorwise": a scale a tensor, e4m3, gradients e5m2. "rowwise": a scale for each row
+            and column, a power of two, e4m3 throughout.
+        emulate: round as above and multiply in the layer's own precision, which needs no GPU; for tests alone.
+    """
+    return partial(_fp8, scaling, emulate)
+
+
+def _fp8(scaling: str, emulate: bool, inputs: int, outputs: int, bias: bool) -> nn.Linear:
+    float8 = _torchao()
+    config = replace(float8.Float8LinearConfig.from_recipe_name(scaling), emulate=emulate)
+    return float8.convert_to_float8_training(nn.Linear(inputs, outputs, bias), config=config)
+
+
+def fp8_obstacle(scaling: str, device: torch.device) -> str:
+    """What stands against fp8 products of this scaling here, or nothing."""
+    if device.type != "cuda":
+        return f"there are no fp8 products on a {device.type}"
+    if problem := _torchao_problem():
+        return f"{problem}: pip install 'vitscale[fp8]'"
+    least, found = CAPABILITIES[scaling], torch.cuda.get_device_capability(device)
+    if found < least:
+        needed, has = (".".join(map(str, each)) for each in (least, found))
+        return f"{scaling} scaling needs compute capability {needed}, and this GPU has {has}"
+    return ""
+
+
+def _torchao_problem() -> str:
+    try:
+        version = metadata.version("torchao")
+    except metadata.PackageNotFoundError:
+        return "torchao is not installed"
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < LEAST_TORCHAO:
+        return f"torchao {version} is older than {'.'.join(map(str, LEAST_TORCHAO))}"
+    return ""
+
+
+@cache
+def _torchao() -> Any:
+    """torchao.float8, without what it logs of libraries and registrations that these products do not need."""
+    with _only_errors("torchao", "torch.utils._pytree"):
+        from torchao import float8
+    return float8
+
+
+@contextmanager
+def _only_errors(*names: str) -> Iterator[None]:
+    logs = [logging.getLogger(name) for name in names]
+    levels = [log.level for log in logs]
+    try:
+        for log in logs:
+            log.setLevel(logging.ERROR)
+        yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
