@@ -43,7 +43,7 @@ def fp8_linear(scaling: str, *, emulate: bool = False) -> Linear:
     Args:
         scaling: torchao's recipe. "tensorwise": a scale a tensor, e4m3, gradients e5m2. "rowwise": a scale for each row
             and column, a power of two, e4m3 throughout.
-        emulate: round as above and multiply in the layer's own precision, which needs no GPU; for tests alone.
+        emulate: round as above and multiply in float32, which needs no GPU; for tests alone.
     """
     return partial(_fp8, scaling, emulate)
 
