@@ -115,7 +115,7 @@ def ops_in_fp8(scaling):
 @pytest.mark.parametrize("activation", ["gelu", "swiglu"])
 def test_the_four_layers_of_each_block_are_in_fp8_and_nothing_else(activation):
     model = build_model(small(activation=activation), ops_in_fp8("rowwise"), seed=0)
-    found = {n for n, m in model.named_modules() if type(m).__name__ == "Float8Linear"}
+    found = {n for n, m in model.named_modules() if type(m).__name__ == "Fp8Dense"}
     assert found == {f"blocks.{n}.{part}" for n in (0, 1) for part in ("qkv", "out", "fc1", "fc2")}
 
 
@@ -132,6 +132,22 @@ def test_weights_have_the_names_order_values_and_type_of_a_plain_model(scaling):
         assert type(own) is type(value)
         assert torch.equal(own, value)
     ours.load_state_dict(plain.state_dict())
+
+
+@TORCHAO
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_answers_outside_of_training_are_those_of_the_plain_model(scaling):
+    """Bit for bit, also in inference mode, which torchao's rowwise tensors do not know."""
+    ours, plain = (
+        build_model(small(), ops, seed=3).to(torch.bfloat16) for ops in (ops_in_fp8(scaling), PLAIN)
+    )
+    head = torch.randn(5, 32, dtype=torch.bfloat16)
+    images = torch.randn(4, 3, 12, 12, dtype=torch.bfloat16)
+    for model in (ours, plain):
+        model.head.weight.data.copy_(head)
+    assert not torch.equal(ours(images), plain(images))
+    with torch.inference_mode():
+        assert torch.equal(ours.eval()(images), plain.eval()(images))
 
 
 @TORCHAO

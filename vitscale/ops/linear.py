@@ -12,6 +12,7 @@ from importlib import metadata
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Linear = Callable[[int, int, bool], nn.Linear]
@@ -31,11 +32,18 @@ class Dense(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., D] to [..., F]."""
-        return super().forward(input.flatten(0, -2)).unflatten(0, input.shape[:-1])
+        return _by_rows(self, input)
+
+
+def _by_rows(layer: nn.Linear, input: Tensor) -> Tensor:
+    rows = F.linear(input.flatten(0, -2), layer.weight, layer.bias)
+    return rows.unflatten(0, input.shape[:-1])
 
 
 def fp8_linear(scaling: str, *, emulate: bool = False) -> Linear:
-    """Layers whose three products, forward and backward, are in fp8; weights and gradients stay as they are.
+    """Layers whose three products, forward and backward, are in fp8 in training; weights and gradients stay as they are.
+
+    In evaluation mode they are `Dense`, so a score does not depend on what an image shares its scales with.
 
     Each factor of a product is scaled to the range of fp8 by its largest magnitude, found anew each time, and rounded;
     the product, with float32 sums, is scaled back. Formats: arXiv 2209.05433.
@@ -49,9 +57,21 @@ def fp8_linear(scaling: str, *, emulate: bool = False) -> Linear:
 
 
 def _fp8(scaling: str, emulate: bool, inputs: int, outputs: int, bias: bool) -> nn.Linear:
-    float8 = _torchao()
-    config = replace(float8.Float8LinearConfig.from_recipe_name(scaling), emulate=emulate)
-    return float8.convert_to_float8_training(nn.Linear(inputs, outputs, bias), config=config)
+    config, layers = _torchao().Float8LinearConfig.from_recipe_name(scaling), _fp8_layers()
+    config = replace(config, emulate=emulate)
+    return layers.from_float(nn.Linear(inputs, outputs, bias), config)
+
+
+@cache
+def _fp8_layers() -> Any:
+    """Our class of layers over torchao's, which converting one layer gives; that also mends Triton's code for fp8."""
+    converted: Any = type(_torchao().convert_to_float8_training(nn.Linear(16, 16)))
+
+    class Fp8Dense(converted):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input) if self.training else _by_rows(self, input)
+
+    return Fp8Dense
 
 
 def fp8_obstacle(scaling: str, device: torch.device) -> str:

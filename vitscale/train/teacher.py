@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from vitscale.checkpoint.weights import Weights
@@ -13,7 +11,6 @@ from vitscale.errors import ConfigError
 from vitscale.model.build import build_model
 from vitscale.objective import Distillation
 from vitscale.ops.choice import Ops
-from vitscale.ops.linear import Dense
 
 
 def distillation_by(
@@ -27,13 +24,11 @@ def distillation_by(
 ) -> Distillation:
     """A teacher of these weights, whole on every rank: in evaluation mode, without gradients, in nobody's checkpoint.
 
-    Its products are in `dtype`, whatever the student's are in.
-
     Raises:
         ConfigError: it has no head, or another image size or number of classes than the student.
     """
     _insist_on_fit(weights, student)
-    teacher = build_model(weights.shape, replace(ops, linear=Dense))
+    teacher = build_model(weights.shape, ops)
     teacher.load_state_dict(weights.tensors)
     teacher.to(device, dtype).eval().requires_grad_(False)
     return Distillation(teacher, config.kind, config.temperature, config.share)
