@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
 from tests.config.recipe_text import write_recipe
+from vitscale.cli.main import main
 from vitscale.config.load import load_recipe
 from vitscale.config.model import ModelConfig
 from vitscale.config.ops import FP8, OpsConfig
@@ -42,7 +44,10 @@ def test_nobody_gets_it_who_does_not_ask():
         ({"engine__precision": "fp16"}, "ops.linear: fp8 products are of weights and activations"),
         ({"engine__precision": "fp32"}, "in bf16, not fp32"),
         ({"engine__device": "cpu"}, "ops.linear: there are no fp8 products on a CPU"),
-        ({"ops__block": "eager"}, 'ops.linear: casts to fp8 cost more .* set ops.block = "compile"'),
+        (
+            {"ops__block": "eager"},
+            'ops.linear: casts to fp8 cost more .* set ops.block = "compile"',
+        ),
         ({"ops__block": None}, 'set ops.block = "compile"'),
         ({"ops__mlp": "triton"}, "ops.mlp: our kernel has the second product within it"),
         ({"engine__zero_stage": 3}, "ops.block: ZeRO-3 gathers"),
@@ -68,8 +73,25 @@ def test_what_cannot_run_or_gains_nothing_is_refused_by_name(tmp_path, change, w
 
 def test_every_problem_is_told_at_once_also_beside_a_shape_that_cannot_be(tmp_path):
     path = write_recipe(tmp_path / "r.toml", **GOOD, engine__precision="fp16", model__heads=7)
-    with pytest.raises(ConfigError, match="has 2 problems(.|\n)*in bf16(.|\n)*multiple of heads"):
+    with pytest.raises(ConfigError, match=r"(?s)has 2 problems.*in bf16.*multiple of heads"):
         load_recipe(path)
+
+
+@pytest.mark.parametrize("gpu", [("--gpu", "H100"), ("--on", "local")])
+def test_plan_counts_it_as_bf16_and_says_so(tmp_path, capsys, gpu):
+    data, found = ("--images", "100000", "--classes", "1000", *gpu), []
+    for number, linear in enumerate(("fp8-rowwise", "torch")):
+        path = write_recipe(tmp_path / f"{number}.toml", **GOOD | {"ops__linear": linear})
+        assert main(["plan", str(path), *data]) == 0
+        text = capsys.readouterr().out
+        assert main(["plan", str(path), *data, "--json"]) == 0
+        found.append((text.splitlines(), json.loads(capsys.readouterr().out)["forecast"]))
+    (lines, record), (plain, of_plain) = found
+    assert [line for line in lines if line not in plain] == [
+        "fp8         counted as bf16: what its products save in time, and the room of their casts, are not known"
+    ]
+    assert "counted as bf16" in record.pop("fp8-rowwise")
+    assert record == of_plain
 
 
 H14 = dataclasses.replace(ModelConfig(variant="H/14").shape(1000), registers=3)  # 260 tokens

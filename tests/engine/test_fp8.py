@@ -1,11 +1,12 @@
-"""Products in fp8, emulated, under the engines on two ranks: the same gradients, and commits that resume bit for bit."""
+"""Products in fp8, emulated, under the engines on two ranks: the same gradients, commits that resume bit for bit."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.engine.test_engines import mean_of_ranks
-from tests.ops.test_fp8 import TORCHAO
+from tests.engine.test_recompute import SHAPE, held
+from tests.ops.test_fp8 import SCALINGS, TORCHAO, ops_in_fp8
 from tests.ranks import run_ranks
 
 pytestmark = TORCHAO
@@ -44,6 +45,13 @@ def test_fp8_is_near_bf16_and_not_the_same(runs):
     for own, plain in zip(runs[0], runs[5], strict=True):
         assert own[0] != plain[0]
         assert own[0] == pytest.approx(plain[0], rel=3e-2)
+
+
+@pytest.mark.parametrize("mode", ["none", "full"])
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_backward_keeps_what_it_keeps_in_bf16(scaling, mode):
+    """As `plan` counts it."""
+    assert held(SHAPE, mode, ops=ops_in_fp8(scaling)) == held(SHAPE, mode) > 0
 
 
 def test_commits_of_two_ranks_resume_bit_for_bit(tmp_path):

@@ -50,6 +50,7 @@ def test_a_cpu_gets_torch_and_a_line_for_each_op():
     assert found == {
         "block": "eager",
         "attention": "sdpa",
+        "linear": "torch",
         "norm": "torch",
         "residual": "torch",
         "mlp": "torch",

@@ -41,7 +41,7 @@ def _by_rows(layer: nn.Linear, input: Tensor) -> Tensor:
 
 
 def fp8_linear(scaling: str, *, emulate: bool = False) -> Linear:
-    """Layers whose three products, forward and backward, are in fp8 in training; weights and gradients stay as they are.
+    """Layers whose three products, forward and backward, are in fp8 in training; weights and gradients are not.
 
     In evaluation mode they are `Dense`, so a score does not depend on what an image shares its scales with.
 
