@@ -68,7 +68,7 @@ def teacher_model() -> ViT:
 def make_engine(case: dict[str, Any], ranks: Ranks) -> tuple[SeededEngine, Plan]:
     random = {key: case[key] for key in ("dropout", "drop_path") if key in case}
     fp8 = case.get("fp8")
-    ops = replace(PLAIN, linear=fp8_linear(fp8, emulate=True)) if fp8 else PLAIN
+    ops = replace(PLAIN, linear=fp8_linear(fp8)) if fp8 else PLAIN
     model = new_model(case.get("seed", 1), ops, **random, **case.get("shape", {}))
     set_recompute(model, case.get("recompute", "none"))
     world, batch = ranks.place.world, case.get("batch", BATCH)

@@ -1,4 +1,4 @@
-"""Products in fp8, emulated, under the engines on two ranks: the same gradients, commits that resume bit for bit."""
+"""Products in fp8 under the engines on two ranks: the same gradients, commits that resume bit for bit."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_compiled_blocks_have_the_gradients_of_plain_ones(ops, mode):
 @pytest.mark.parametrize("scaling", SCALINGS)
 def test_compiled_blocks_in_fp8_are_as_near_to_float32_as_eager_ones(ops, scaling):
     """Not equal to them: what a compiler does not round to bf16 in between may be another number of fp8 then."""
-    fp8 = fp8_linear(scaling, emulate=True)
+    fp8 = fp8_linear(scaling)
     compiled, eager = (dataclasses.replace(each, linear=fp8) for each in (ops, PLAIN))
     exact = gradients(PLAIN, "none")
     ours, theirs, bf16 = (

@@ -55,7 +55,7 @@ def product(left, right, scaling, forms):
 def a_layer_and_its_gradients(scaling):
     """A layer in bf16 with rows of very different sizes; input, output and gradients as float64."""
     torch.manual_seed(0)
-    layer = fp8_linear(scaling, emulate=True)(48, 80, True).to(torch.bfloat16)
+    layer = fp8_linear(scaling)(48, 80, True).to(torch.bfloat16)
     sizes = torch.logspace(-3, 2, 64)[:, None]
     x = (torch.randn(64, 48) * sizes).to(torch.bfloat16).requires_grad_()
     given = (torch.randn(64, 80) * sizes.flip(0)).to(torch.bfloat16)
@@ -91,7 +91,7 @@ def test_the_three_products_are_those_of_factors_rounded_to_fp8(scaling):
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_a_gradient_that_is_not_finite_stays_so(scaling, value):
     """Or the guard would not see it."""
-    layer = fp8_linear(scaling, emulate=True)(32, 16, False).to(torch.bfloat16)
+    layer = fp8_linear(scaling)(32, 16, False).to(torch.bfloat16)
     x = torch.randn(16, 32, dtype=torch.bfloat16, requires_grad=True)
     given = torch.ones(16, 16, dtype=torch.bfloat16)
     given[3, 5] = value
@@ -108,7 +108,7 @@ def small(**changes):
 
 
 def ops_in_fp8(scaling):
-    return dataclasses.replace(PLAIN, linear=fp8_linear(scaling, emulate=True))
+    return dataclasses.replace(PLAIN, linear=fp8_linear(scaling))
 
 
 @TORCHAO
@@ -228,9 +228,9 @@ def test_what_stands_against_fp8_on_a_gpu(machine, version, capability, scaling,
 
 
 @pytest.mark.parametrize("name", FP8)
-def test_a_cpu_has_no_fp8_and_nothing_is_emulated_in_a_run(name):
+def test_a_run_on_a_cpu_is_refused_fp8_though_torch_can_compute_it(name):
     wanted = ASKED.model_copy(update={"linear": name})
-    with pytest.raises(ResourceError, match="no fp8 products on a cpu") as error:
+    with pytest.raises(ResourceError, match="fp8 products gain nothing on a cpu") as error:
         choose_ops(wanted, small(), device=CPU, dtype=torch.bfloat16)
     assert (error.value.where, error.value.given) == ("ops.linear", name)
 
@@ -241,6 +241,6 @@ def test_what_was_asked_for_is_taken_and_said_to_be_untried(machine, monkeypatch
     monkeypatch.setattr("vitscale.ops.choice.triton_obstacle", lambda *given: "no Triton")
     wanted = ASKED.model_copy(update={"linear": name})
     ops = choose_ops(wanted, small(), device=CUDA, dtype=torch.bfloat16)
-    assert ops.linear.args == (scaling_of(name), False)
+    assert ops.linear.args == (scaling_of(name),)
     (line,) = (line for line in ops.reasons if line.startswith("linear"))
     assert line.split(maxsplit=2)[1:] == [name, "asked for; it has not run on a GPU yet"]

@@ -1,8 +1,6 @@
-"""Runs with products in fp8, emulated on a CPU: near bf16, exact at resume, and their commits are anybody's."""
+"""Runs with products in fp8, by torch on a CPU: near bf16, exact at resume, and their commits are anybody's."""
 
 from __future__ import annotations
-
-from functools import partial
 
 import pytest
 import torch
@@ -13,7 +11,6 @@ from vitscale.checkpoint.layout import read_manifest, step_folders
 from vitscale.checkpoint.weights import load_weights
 from vitscale.config import ops as ops_config
 from vitscale.ops import choice
-from vitscale.ops.linear import fp8_linear
 from vitscale.train.worker import run
 
 pytestmark = TORCHAO
@@ -38,14 +35,13 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def emulated():
+def allowed():
     """A run takes fp8 here, for models of any width, without compiling them."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops_config, "LEAST_FP8_WIDTH", 32)
         patch.setattr(choice, "fp8_obstacle", lambda scaling, device: "")
-        patch.setattr(choice, "fp8_linear", partial(fp8_linear, emulate=True))
         patch.setattr(torch, "compile", lambda function: function)
         yield
     torch.set_num_threads(before)

@@ -142,7 +142,7 @@ def _impossible_fp8(ops: OpsConfig, engine: EngineConfig) -> Iterator[tuple[str,
             'engine.precision = "bf16"',
         )
     if engine.device == "cpu":
-        yield "ops.linear", 'there are no fp8 products on a CPU: use "torch", or train on a GPU'
+        yield "ops.linear", 'fp8 products gain nothing on a CPU: use "torch", or train on a GPU'
     if ops.block != "compile":
         yield (
             "ops.linear",

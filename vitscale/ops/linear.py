@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache, partial
 from importlib import metadata
 from typing import Any
@@ -40,7 +39,7 @@ def _by_rows(layer: nn.Linear, input: Tensor) -> Tensor:
     return rows.unflatten(0, input.shape[:-1])
 
 
-def fp8_linear(scaling: str, *, emulate: bool = False) -> Linear:
+def fp8_linear(scaling: str) -> Linear:
     """Layers whose three products, forward and backward, are in fp8 in training; weights and gradients are not.
 
     In evaluation mode they are `Dense`, so a score does not depend on what an image shares its scales with.
@@ -51,15 +50,13 @@ def fp8_linear(scaling: str, *, emulate: bool = False) -> Linear:
     Args:
         scaling: torchao's recipe. "tensorwise": a scale a tensor, e4m3, gradients e5m2. "rowwise": a scale for each row
             and column, a power of two, e4m3 throughout.
-        emulate: round as above and multiply in float32, which needs no GPU; for tests alone.
     """
-    return partial(_fp8, scaling, emulate)
+    return partial(_fp8, scaling)
 
 
-def _fp8(scaling: str, emulate: bool, inputs: int, outputs: int, bias: bool) -> nn.Linear:
-    config, layers = _torchao().Float8LinearConfig.from_recipe_name(scaling), _fp8_layers()
-    config = replace(config, emulate=emulate)
-    return layers.from_float(nn.Linear(inputs, outputs, bias), config)
+def _fp8(scaling: str, inputs: int, outputs: int, bias: bool) -> nn.Linear:
+    config = _torchao().Float8LinearConfig.from_recipe_name(scaling)
+    return _fp8_layers().from_float(nn.Linear(inputs, outputs, bias), config)
 
 
 @cache
@@ -77,7 +74,7 @@ def _fp8_layers() -> Any:
 def fp8_obstacle(scaling: str, device: torch.device) -> str:
     """What stands against fp8 products of this scaling here, or nothing."""
     if device.type != "cuda":
-        return f"there are no fp8 products on a {device.type}"
+        return f"fp8 products gain nothing on a {device.type}"
     if problem := _torchao_problem():
         return f"{problem}: pip install 'vitscale[fp8]'"
     least, found = CAPABILITIES[scaling], torch.cuda.get_device_capability(device)
