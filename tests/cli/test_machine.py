@@ -28,6 +28,7 @@ def test_absent_and_old_packages_are_wrong_and_versions_compare_as_numbers():
         "ray": "wrong",
         "mlflow": "ok",
         "webdataset": "ok",
+        "torchao": "note",
     }
     assert found["ray"].text == "2.9.1 is older than 2.54"
     assert found["ray"].remedy == "pip install 'ray>=2.54'"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from vitscale.engine.zero import ZeroEngine
 from vitscale.model.build import build_model
 from vitscale.model.vit import ViT
 from vitscale.objective import Distillation, make_objective
+from vitscale.ops.choice import PLAIN, Ops
+from vitscale.ops.fp8 import fp8_linear
 from vitscale.place import place_of
 
 BATCH = 16
@@ -48,8 +51,8 @@ def images_of(step: int, masked: int = 0, batch: int = BATCH) -> tuple[torch.Ten
     return images, labels
 
 
-def new_model(seed: int = 1, **shape: Any) -> ViT:
-    model = build_model(shape_with(**shape), seed=seed)
+def new_model(seed: int = 1, ops: Ops = PLAIN, **shape: Any) -> ViT:
+    model = build_model(shape_with(**shape), ops, seed=seed)
     head = torch.Generator().manual_seed(5)  # a zero head would hide differences for a step
     model.head.weight.data.normal_(0, 0.1, generator=head)
     return model
@@ -64,7 +67,9 @@ def teacher_model() -> ViT:
 
 def make_engine(case: dict[str, Any], ranks: Ranks) -> tuple[SeededEngine, Plan]:
     random = {key: case[key] for key in ("dropout", "drop_path") if key in case}
-    model = new_model(case.get("seed", 1), **random, **case.get("shape", {}))
+    fp8 = case.get("fp8")
+    ops = replace(PLAIN, linear=fp8_linear(fp8)) if fp8 else PLAIN
+    model = new_model(case.get("seed", 1), ops, **random, **case.get("shape", {}))
     set_recompute(model, case.get("recompute", "none"))
     world, batch = ranks.place.world, case.get("batch", BATCH)
     micro = case.get("micro") or batch // world // case.get("accumulation", 1)

@@ -14,7 +14,7 @@ from vitscale.engine.recompute import set_recompute
 from vitscale.model.build import build_model
 from vitscale.ops.attention import explicit, sdpa
 from vitscale.ops.choice import PLAIN, Ops, torch_norm
-from vitscale.ops.linear import explicit_dense, explicit_linear, onednn_knows, torch_linear
+from vitscale.ops.linear import Dense, ExplicitDense, explicit_dense, onednn_knows
 
 _ATEN = torch.ops.aten
 MODES = ("none", "cheap", "mlp", "full")
@@ -63,7 +63,7 @@ def held(shape, mode, dtype=torch.bfloat16, images=4, ops=PLAIN):
     return found
 
 
-@pytest.mark.parametrize("linear", [torch_linear, explicit_linear])
+@pytest.mark.parametrize("linear", [Dense, ExplicitDense])
 @pytest.mark.parametrize("mlp", [256, 128])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_block_holds_what_the_formula_says(mode, mlp, linear):
@@ -72,7 +72,7 @@ def test_a_block_holds_what_the_formula_says(mode, mlp, linear):
     deep = dataclasses.replace(shallow, depth=5)
     tokens = 4 * shallow.tokens
     ops, dtype = Ops(torch_norm, sdpa, linear), torch.bfloat16
-    if linear is explicit_linear and not onednn_knows(dtype):
+    if linear is ExplicitDense and not onednn_knows(dtype):
         pytest.skip("no bfloat16 in oneDNN on this processor")
     found = (held(deep, mode, dtype, ops=ops) - held(shallow, mode, dtype, ops=ops)) / 2 / tokens
     assert found == pytest.approx(BYTES[mode](256, 4 * mlp), rel=0.05)
@@ -80,7 +80,7 @@ def test_a_block_holds_what_the_formula_says(mode, mlp, linear):
 
 @pytest.mark.parametrize(
     "ops",
-    [PLAIN, Ops(torch_norm, explicit, explicit_linear)],
+    [PLAIN, Ops(torch_norm, explicit, ExplicitDense)],
     ids=["fused", "explicit"],
 )
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_gradients_are_the_same_to_the_bit_in_every_mode(changes, ops):
 
 
 @pytest.mark.parametrize(("mode", "products"), [("cheap", 0), ("mlp", 1), ("full", 3)])
-@pytest.mark.parametrize("linear", [torch_linear, explicit_linear])
+@pytest.mark.parametrize("linear", [Dense, ExplicitDense])
 def test_only_what_the_mode_says_is_computed_again(mode, products, linear):
     """Dense products of forward and backward: 4 a block forward, 8 backward; torch's early stop spares fc2."""
     model = trained_like(SHAPE, Ops(torch_norm, sdpa, linear)).train()

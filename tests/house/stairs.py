@@ -36,7 +36,7 @@ ROOMS = {
     "vitscale.attempts": _room(0),
     "vitscale.config": _room(1, "pydantic"),
     "vitscale.planner": _room(2),
-    "vitscale.ops": _room(2, "torch", "apex", "triton"),
+    "vitscale.ops": _room(2, "torch", "apex", "triton", "torchao"),
     "vitscale.model": _room(3, *NUMBERS),
     "vitscale.data": _room(
         3,

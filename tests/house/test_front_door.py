@@ -10,7 +10,7 @@ import sys
 import pytest
 
 HEAVY = frozenset(
-    {"torch", "numpy", "ray", "deepspeed", "mlflow", "matplotlib", "webdataset", "apex"}
+    {"torch", "numpy", "ray", "deepspeed", "mlflow", "matplotlib", "webdataset", "apex", "torchao"}
 )
 CPU_LIMIT_S = 0.3
 _SHOW = "\nimport sys, json; print(json.dumps(sorted(sys.modules)))"

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from vitscale.ops.linear import explicit_linear, onednn_knows, torch_linear
+from vitscale.ops.linear import explicit_linear, onednn_knows
 
 NEAR = {torch.float32: 1e-6, torch.bfloat16: 5e-3, torch.float16: 1e-3}
 
@@ -18,7 +19,7 @@ def results(linear, inputs, dtype, wanted=(True, True, True)):
 
 
 @pytest.mark.parametrize("dtype", NEAR, ids=str)
-@pytest.mark.parametrize("linear", [explicit_linear, torch_linear])
+@pytest.mark.parametrize("linear", [explicit_linear, F.linear])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("inputs", "outputs"), [(48, 144), (144, 48), (48, 48), (33, 7)])
 def test_a_dense_layer_and_its_gradients_are_near_float64(linear, dtype, bias, inputs, outputs):
@@ -28,7 +29,7 @@ def test_a_dense_layer_and_its_gradients_are_near_float64(linear, dtype, bias, i
     generator = torch.Generator().manual_seed(0)
     shapes = [(37, inputs), (outputs, inputs), *([(outputs,)] if bias else [])]
     given = [torch.randn(s, generator=generator).to(dtype).double() for s in shapes]
-    found, truth = results(linear, given, dtype), results(torch_linear, given, torch.float64)
+    found, truth = results(linear, given, dtype), results(F.linear, given, torch.float64)
     for one, two in zip(found, truth, strict=True):
         assert one.dtype == dtype
         assert one.is_contiguous()

@@ -18,6 +18,7 @@ from vitscale.ops.apex import ApexState, find_apex
 from vitscale.units import human_bytes
 
 PACKAGES = ("torch", "deepspeed", "ray", "mlflow", "webdataset")
+OPTIONAL = {"torchao": "only products in fp8 (ops.linear) need it"}
 PORTS = {6379: "Ray", 8265: "Ray's dashboard", 29500: "torchrun", 5000: "the MLflow page"}
 LEAST_SPACE = 5 * 2**30
 _LEAST = re.compile(r"^([A-Za-z0-9_.-]+)(?:\[[^]]*\])?\s*>=\s*([0-9.]+)")
@@ -61,10 +62,12 @@ def _python() -> Finding:
 
 def packages(installed: Mapping[str, str], least: Mapping[str, str]) -> Iterator[Finding]:
     """A finding for each package: absent, older than what vitscale asks for, or fine."""
-    for name in PACKAGES:
+    for name in (*PACKAGES, *OPTIONAL):
         needed, version = least.get(name, ""), installed.get(name)
         remedy = f"pip install '{name}>={needed}'" if needed else f"pip install {name}"
-        if version is None:
+        if version is None and name in OPTIONAL:
+            yield Finding(name, "note", f"is not installed; {OPTIONAL[name]}")
+        elif version is None:
             yield Finding(name, "wrong", "is not installed", remedy)
         elif needed and _numbers(version) < _numbers(needed):
             yield Finding(name, "wrong", f"{version} is older than {needed}", remedy)
@@ -74,7 +77,7 @@ def packages(installed: Mapping[str, str], least: Mapping[str, str]) -> Iterator
 
 def _installed() -> dict[str, str]:
     found: dict[str, str] = {}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *OPTIONAL):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

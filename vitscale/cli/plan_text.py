@@ -13,6 +13,8 @@ from vitscale.planner.forecast import Job, Needs, alternatives, settings_of
 from vitscale.planner.size import forward_flops, parameters
 from vitscale.units import human_bytes, human_seconds
 
+_FP8 = "counted as bf16: what its products save in time, and the room of their casts, are not known"
+
 
 def model_record(variant: str, image_px: int) -> dict[str, Any]:
     """Of a preset alone: parameters without a classifier, forward GFLOPs likewise, activation bytes by recomputation.
@@ -52,12 +54,13 @@ def model_text(record: dict[str, Any]) -> str:
 def needs_record(needs: Needs) -> dict[str, Any]:
     """What is foreseen whatever a job runs on, as JSON-like values: bytes of a rank, and of a commit."""
     engine = needs.engine
-    return {
+    record = {
         "engine": {"stage": engine.stage, "recompute": engine.recompute},
         "memory": vars(needs.memory) | {"peak": needs.memory.peak},
         "sent_bytes_per_step": needs.sent_bytes,
         "checkpoint_bytes": needs.checkpoint_bytes,
     }
+    return record | ({needs.ops.linear: _FP8} if needs.ops.in_fp8 else {})
 
 
 def job_record(job: Job, facts: DatasetFacts) -> dict[str, Any]:
@@ -121,6 +124,8 @@ def _engine_lines(needs: Needs) -> Iterator[tuple[str, str]]:
     stage, mode = needs.engine.stage, needs.engine.recompute
     name = "plain torch" if stage is None else f"ZeRO stage {stage}"
     yield "engine", f"{name}, recompute {mode}"
+    if needs.ops.in_fp8:
+        yield "fp8", _FP8
 
 
 def _parts(needs: Needs) -> Iterator[tuple[str, str]]:

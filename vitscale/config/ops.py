@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Literal
 
 from vitscale.config.base import Section
 from vitscale.config.engine import EngineConfig
+from vitscale.config.model import Shape
 from vitscale.config.optim import OptimConfig
+
+FP8 = ("fp8-tensorwise", "fp8-rowwise")
+"""Values of `ops.linear`, after torchao's recipes."""
+LEAST_FP8_WIDTH = 1280
+"""torchao leaves products with 1,024 outputs or fewer in bf16, since casts cost more than they save (on an H100;
+`_auto_filter_for_recipe` of 0.18); ViT-H is the first preset that is clear of that."""
+FP8_MULTIPLE = 16
+"""Rows and columns of CUDA's fp8 products (`torch._scaled_mm`) come in multiples of it."""
 
 
 class OpsConfig(Section):
@@ -22,8 +32,10 @@ class OpsConfig(Section):
     attention: Literal["auto", "sdpa", "explicit"] = "auto"
     """torch's scaled_dot_product_attention, or plain matrix products (faster in 16 bits on a CPU)."""
 
-    linear: Literal["auto", "torch", "explicit"] = "auto"
-    """The matrices of a block: torch's layer, or its products one by one (faster in 16 bits on a CPU)."""
+    linear: Literal["auto", "torch", "explicit", "fp8-tensorwise", "fp8-rowwise"] = "auto"
+    """The products of a block with its weights: torch's layer; its products one by one (faster in 16 bits on a CPU); or
+    in fp8 by torchao, with a scale a tensor or a row, which auto never takes: it computes other numbers and has not run
+    on a GPU yet (docs/precision.md)."""
 
     norm: Literal["auto", "triton", "apex", "torch"] = "auto"
     """LayerNorm and RMSNorm: our kernel, NVIDIA apex's (both CUDA only) or torch's."""
@@ -42,6 +54,16 @@ class OpsConfig(Section):
 
     patch: Literal["auto", "linear", "conv"] = "auto"
     """Patches as rows of a matrix product, or as a convolution; overlapping ones are convolved."""
+
+    @property
+    def in_fp8(self) -> bool:
+        """Whether products of the blocks are in fp8."""
+        return self.linear in FP8
+
+
+def scaling_of(linear: str) -> str:
+    """torchao's recipe behind a value of `FP8`."""
+    return linear.removeprefix("fp8-")
 
 
 def explicit_first(device: str, *, half: bool) -> bool:
@@ -88,6 +110,7 @@ def impossible_ops(ops: OpsConfig, engine: EngineConfig) -> Iterator[tuple[str, 
             "ops.residual",
             f'our kernel normalises the sum itself: with "triton", ops.norm cannot be "{ops.norm}"',
         )
+    yield from _impossible_fp8(ops, engine)
     if ops.block != "compile":
         return
     if ops.norm == "apex":
@@ -107,4 +130,63 @@ def impossible_ops(ops: OpsConfig, engine: EngineConfig) -> Iterator[tuple[str, 
             "ops.block",
             f'engine.recompute = "{engine.recompute}" chooses among ops that torch.compile has joined: '
             'use "none" or "full", or ops.block = "eager"',
+        )
+
+
+def _impossible_fp8(ops: OpsConfig, engine: EngineConfig) -> Iterator[tuple[str, str]]:
+    if not ops.in_fp8:
+        return
+    if engine.precision != "bf16":
+        yield (
+            "ops.linear",
+            f'fp8 products are of weights and activations in bf16, not {engine.precision}: use "torch", or '
+            'engine.precision = "bf16"',
+        )
+    if engine.device == "cpu":
+        yield "ops.linear", 'fp8 products gain nothing on a CPU: use "torch", or train on a GPU'
+    if ops.block != "compile":
+        yield (
+            "ops.linear",
+            "casts to fp8 cost more than the products save unless torch.compile joins them with their neighbours: "
+            'set ops.block = "compile", or use "torch"',
+        )
+    if ops.mlp == "triton":
+        yield (
+            "ops.mlp",
+            'our kernel has the second product within it, which would stay in bf16: use "torch" or "auto" with '
+            f'ops.linear = "{ops.linear}"',
+        )
+
+
+def unfit_for_fp8(ops: OpsConfig, shape: Shape, micro_batch: int) -> Iterator[tuple[str, str]]:
+    """(key, sentence) for numbers that fp8 products cannot take, or gain nothing from.
+
+    Backward multiplies along the rows, the tokens of a micro-batch; so they must come in sixteens, too.
+
+    Args:
+        ops: of the recipe; nothing is unfit where it does not ask for fp8.
+        shape: of the model.
+        micro_batch: images.
+    """
+    if not ops.in_fp8:
+        return
+    if shape.width < LEAST_FP8_WIDTH:
+        yield (
+            "ops.linear",
+            f"products of width {shape.width} gain nothing from fp8, since their casts cost more than they save: "
+            f'use "torch" below a width of {LEAST_FP8_WIDTH}',
+        )
+    for name, size in (("width", shape.width), ("mlp", shape.mlp)):
+        if size % FP8_MULTIPLE:
+            yield (
+                f"model.{name}",
+                f"{size} is no multiple of {FP8_MULTIPLE}, which fp8 products need: change it, or ops.linear",
+            )
+    tokens = shape.prefix + shape.kept_patches
+    if micro_batch * tokens % FP8_MULTIPLE:
+        step = FP8_MULTIPLE // math.gcd(tokens, FP8_MULTIPLE)
+        yield (
+            "train.micro_batch",
+            f"{micro_batch} images of {tokens} tokens are {micro_batch * tokens} rows, no multiple of {FP8_MULTIPLE}, "
+            f"which fp8 products need: use a multiple of {step}",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from vitscale.config.base import Section
@@ -10,7 +11,7 @@ from vitscale.config.data import DataConfig
 from vitscale.config.engine import EngineConfig, idle_engine, impossible_engine
 from vitscale.config.health import HealthConfig
 from vitscale.config.model import ModelConfig
-from vitscale.config.ops import OpsConfig, idle_ops, impossible_ops
+from vitscale.config.ops import OpsConfig, idle_ops, impossible_ops, unfit_for_fp8
 from vitscale.config.optim import OptimConfig, idle_optim, impossible_optim
 from vitscale.config.source import Source
 from vitscale.config.train import (
@@ -23,6 +24,7 @@ from vitscale.config.train import (
     TrackingConfig,
     TrainConfig,
 )
+from vitscale.errors import ConfigError
 
 SCHEMA_VERSION = 1
 
@@ -80,6 +82,9 @@ def _impossible_values(config: RunConfig) -> Iterator[tuple[str, str]]:
     if not 0 < low <= high <= 1:
         yield "data.crop_area", f"[{low}, {high}] must satisfy 0 < smallest <= largest <= 1"
     yield from impossible_ops(config.ops, config.engine)
+    with suppress(ConfigError):  # numbers that make no shape are complained of where it is made
+        shape = config.model.shape(config.model.classes or 1)
+        yield from unfit_for_fp8(config.ops, shape, config.train.micro_batch)
     if config.train.batch % config.train.micro_batch:
         yield (
             "train.micro_batch",

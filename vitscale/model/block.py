@@ -12,7 +12,7 @@ from vitscale.config.model import Shape
 from vitscale.model.position import Rotation, relative_bias, relative_entries, rotate
 from vitscale.ops.attention import weights
 from vitscale.ops.choice import Ops
-from vitscale.ops.linear import Linear
+from vitscale.ops.linear import Dense, Linear
 from vitscale.ops.mlp import FusedMlp, activate
 from vitscale.ops.norm import NormKind
 
@@ -31,7 +31,7 @@ class Block(nn.Module):
         self.shape, self.drop = shape, drop
         self.attention, self.residual = ops.attention, ops.residual
         self.norm1 = norm(width)
-        self.qkv = Dense(width, 3 * width, shape.biases == "all", ops.linear)
+        self.qkv = ops.linear(width, 3 * width, shape.biases == "all")
         self.q_norm = norm(width // shape.heads) if shape.qk_norm else None
         self.k_norm = norm(width // shape.heads) if shape.qk_norm else None
         self.relative_bias = (
@@ -39,7 +39,7 @@ class Block(nn.Module):
             if shape.positions == "relative"
             else None
         )
-        self.out = Dense(width, width, shape.biases != "none", ops.linear)
+        self.out = ops.linear(width, width, shape.biases != "none")
         self.norm2 = None if shape.parallel else norm(width)
         self.fused = ops.mlp if fuses_mlp(shape) else None
         self.fc1, self.fc2 = mlp_of(shape, ops.linear, self.fused)
@@ -101,37 +101,20 @@ def norms_of(shape: Shape, ops: Ops) -> Callable[[int], nn.Module]:
     return lambda width: ops.norm(width, kind)
 
 
-class Dense(nn.Linear):
-    """A linear map of every token, as one product of matrices with the bias in it.
-
-    DeepSpeed's stage 3 replaces `F.linear` by a form that adds the bias in place unless the input is a matrix; an
-    output that activation checkpointing had saved would get it twice (docs/log.md).
-    """
-
-    def __init__(self, inputs: int, outputs: int, bias: bool, product: Linear) -> None:
-        super().__init__(inputs, outputs, bias)
-        self.product = product
-
-    def forward(self, input: Tensor) -> Tensor:
-        """[..., D] to [..., F]."""
-        rows = self.product(input.flatten(0, -2), self.weight, self.bias)
-        return rows.unflatten(0, input.shape[:-1])
-
-
 def fuses_mlp(shape: Shape) -> bool:
     """Whether bias and GELU can be one kernel: nothing may stand between the activation and the next matrix."""
     return shape.activation != "swiglu" and not shape.dropout
 
 
 def mlp_of(
-    shape: Shape, linear: Linear, fused: FusedMlp | None = None
+    shape: Shape, linear: Linear = Dense, fused: FusedMlp | None = None
 ) -> tuple[nn.Linear, nn.Linear]:
     """The two layers of an MLP; the first of SwiGLU holds the gate's matrix and then the values'."""
     bias = shape.biases != "none"
     if fused is not None:
         return fused(shape.width, shape.mlp, bias, shape.activation == "gelu-tanh")
     hidden = shape.mlp * (2 if shape.activation == "swiglu" else 1)
-    return Dense(shape.width, hidden, bias, linear), Dense(shape.mlp, shape.width, bias, linear)
+    return linear(shape.width, hidden, bias), linear(shape.mlp, shape.width, bias)
 
 
 class Drop(nn.Module):

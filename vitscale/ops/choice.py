@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from vitscale.config.model import Shape
-from vitscale.config.ops import OpsConfig, explicit_first
+from vitscale.config.ops import FP8, OpsConfig, explicit_first, scaling_of
 from vitscale.errors import ResourceError
 from vitscale.ops.apex import ApexState, find_apex
 from vitscale.ops.attention import explicit, sdpa
-from vitscale.ops.linear import Linear, explicit_linear, onednn_knows, torch_linear
+from vitscale.ops.fp8 import fp8_linear, fp8_obstacle
+from vitscale.ops.linear import Dense, ExplicitDense, Linear, onednn_knows
 from vitscale.ops.mlp import FusedMlp, triton_mlp
 from vitscale.ops.norm import NormKind, apex_norm, torch_norm, triton_norm
 from vitscale.ops.residual import Residual, torch_residual, triton_residual
@@ -32,7 +33,7 @@ class Ops:
 
     norm: Callable[[int, NormKind], nn.Module]
     attention: Attention
-    linear: Linear = torch_linear
+    linear: Linear = Dense
     residual: Residual = torch_residual
     mlp: FusedMlp | None = None
     loss: SigmoidLoss = torch_sigmoid_loss
@@ -53,6 +54,8 @@ class Way(NamedTuple):
     reason: str
     obstacle: str = ""
     by_auto: bool = True
+    caution: str = ""
+    """What is said of it where it is asked for."""
 
 
 class Here(NamedTuple):
@@ -105,7 +108,7 @@ def choose_ops(
     chosen = {
         "block": block,
         "attention": decide("attention", wanted.attention, _attention(here)),
-        "linear": decide("linear", wanted.linear, _linear(here)),
+        "linear": decide("linear", wanted.linear, _linear(wanted, here)),
         "norm": norm,
         "residual": decide("residual", wanted.residual, _residual(here, norm.name)),
         "mlp": decide("mlp", wanted.mlp, _mlp(here)),
@@ -121,7 +124,7 @@ def _ops(names: Mapping[str, str], reasons: tuple[str, ...]) -> Ops:
     return Ops(
         norm={"torch": torch_norm, "apex": apex_norm, "triton": triton_norm}[names["norm"]],
         attention=sdpa if names["attention"] == "sdpa" else explicit,
-        linear=explicit_linear if names["linear"] == "explicit" else torch_linear,
+        linear=_LINEAR.get(names["linear"]) or fp8_linear(scaling_of(names["linear"])),
         residual=triton_residual if names["residual"] == "triton" else torch_residual,
         mlp=triton_mlp if names["mlp"] == "triton" else None,
         loss=triton_sigmoid_loss if names["loss"] == "triton" else torch_sigmoid_loss,
@@ -147,7 +150,7 @@ def decide(op: str, wanted: str, ways: Sequence[Way]) -> Way:
                 do='Use "auto", which takes what can.',
             )
         if wanted == way.name:
-            return way._replace(reason="asked for")
+            return way._replace(reason="; ".join(filter(None, ["asked for", way.caution])))
     free = next(way for way in ways if way.by_auto and not way.obstacle)
     passed = [f"{way.name}: {way.obstacle}" for way in ways[: ways.index(free)] if way.obstacle]
     return free._replace(reason="; ".join([free.reason, *passed]))
@@ -187,13 +190,21 @@ def _attention(here: Here) -> list[Way]:
     return [plain, fused] if first else [fused, plain]
 
 
-def _linear(here: Here) -> list[Way]:
-    fused = Way("torch", f"matrix products of torch for {here.device.type}")
-    obstacle = "" if here.device.type == "cpu" else "it is for a CPU"
+_LINEAR: dict[str, Linear] = {"torch": Dense, "explicit": ExplicitDense}
+
+
+def _linear(wanted: OpsConfig, here: Here) -> list[Way]:
+    kind, name = here.device.type, str(here.dtype).removeprefix("torch.")
+    obstacle = "it is for CPUs" if kind != "cpu" else ""
     if not obstacle and not onednn_knows(here.dtype):
-        obstacle = f"oneDNN has no products of {here.dtype} on this processor"
-    plain = Way("explicit", "bias and transposing cost less of oneDNN in 16 bits", obstacle)
-    return [plain, fused] if here.dtype.itemsize == 2 and not obstacle else [fused, plain]
+        obstacle = f"oneDNN has no {name} on this processor"
+    plain = Way("explicit", f"bias and transposing cost oneDNN less in {name}", obstacle)
+    fused = Way("torch", f"torch's products for {kind}")
+    first = here.dtype.itemsize == 2 and not obstacle and not here.compiles
+    against = fp8_obstacle(scaling_of(wanted.linear), here.device) if wanted.in_fp8 else ""
+    caution = "it has not run on a GPU yet"
+    in_fp8 = [Way(name, "", against, by_auto=False, caution=caution) for name in FP8]
+    return [*([plain, fused] if first else [fused, plain]), *in_fp8]
 
 
 def _norm(here: Here, apex: ApexState) -> list[Way]:

@@ -1,4 +1,7 @@
-"""A dense layer. Letters: R rows, D inputs, F outputs."""
+"""The products of a block with its weights: qkv, out and both matrices of the MLP.
+
+Letters: D inputs, F outputs, R rows (tokens of all images).
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,43 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitscale.ops.operator import operator, resolve, stand_in
 
-Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(x [R, D], weight [F, D], bias [F] or None) to x @ weight.T + bias, [R, F]."""
+Linear = Callable[[int, int, bool], nn.Linear]
+"""(D, F, has a bias) to a layer that maps [..., D] to [..., F]."""
 
 
-def torch_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """torch's own; found at each call, since DeepSpeed's stage 3 replaces it."""
-    return F.linear(x, weight, bias)
+class Dense(nn.Linear):
+    """A linear map of every token, as one product of matrices with the bias in it.
+
+    DeepSpeed's stage 3 replaces `F.linear` by a form that adds the bias in place unless the input is a matrix; an
+    output that activation checkpointing had saved would get it twice (docs/log.md).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., D] to [..., F]."""
+        return by_rows(self, input)
+
+
+def by_rows(layer: nn.Linear, input: Tensor) -> Tensor:
+    """[..., D] to [..., F] by torch's product; found at each call, since DeepSpeed's stage 3 replaces it."""
+    rows = F.linear(input.flatten(0, -2), layer.weight, layer.bias)
+    return rows.unflatten(0, input.shape[:-1])
+
+
+class ExplicitDense(nn.Linear):
+    """`Dense` by `explicit_linear`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., D] to [..., F]."""
+        rows = explicit_linear(input.flatten(0, -2), self.weight, self.bias)
+        return rows.unflatten(0, input.shape[:-1])
 
 
 def explicit_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The plain twin of `torch_linear`, for 16 bits on a CPU.
+    """The plain twin of `F.linear`, for 16 bits on a CPU: x [R, D], weight [F, D], bias [F] or None to [R, F].
 
     oneDNN adds the bias in the product, where torch copies it to every row first; and the product for the weight's
     gradient gets its first factor in the order of its rows, which takes oneDNN half the time (docs/kernels.md).

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from vitscale.config.engine import EngineConfig
 from vitscale.config.model import Shape
-from vitscale.config.ops import OpsConfig, impossible_ops
+from vitscale.config.ops import OpsConfig, impossible_ops, unfit_for_fp8
 from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
 from vitscale.errors import ConfigError
@@ -68,7 +68,7 @@ def smaller(needs: Needs, engine: EngineConfig, room: float, least: int) -> int 
     """
     rank_batch = needs.plan.rank_batch
     for images in range(needs.plan.micro_batch - 1, least - 1, -1):
-        if rank_batch % images:
+        if rank_batch % images or any(unfit_for_fp8(needs.ops, needs.shape, images)):
             continue
         plan = replace(needs.plan, micro_batch=images, accumulation=rank_batch // images)
         cut = chosen(engine, needs.shape, needs.optim, plan, room, needs.ops)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from vitscale.config.engine import EngineConfig, impossible_engine
 from vitscale.config.model import Shape
-from vitscale.config.ops import OpsConfig, impossible_ops
+from vitscale.config.ops import OpsConfig, impossible_ops, unfit_for_fp8
 from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
 from vitscale.errors import ConfigError
@@ -162,9 +162,12 @@ def _variants(job: Job) -> Iterator[Job]:
 
 
 def _refused(job: Job) -> bool:
-    """Whether a recipe could not have these settings of `[engine]`."""
-    problems = impossible_engine(job.engine, job.optim.optimizer)
-    return any(problems) or any(impossible_ops(job.ops, job.engine))
+    """Whether a recipe could not have this `[engine]` and micro-batch."""
+    return (
+        any(impossible_engine(job.engine, job.optim.optimizer))
+        or any(impossible_ops(job.ops, job.engine))
+        or any(unfit_for_fp8(job.ops, job.shape, job.plan.micro_batch))
+    )
 
 
 def settings_of(job: Job, instead_of: Job | None = None) -> str:

@@ -1,0 +1,1 @@
+"""The part of torchao that vitscale uses."""
