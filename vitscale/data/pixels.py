@@ -247,8 +247,9 @@ class PillowDecoder:
             pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
         else:
             pixels = self._resized(image, height, width)
-        if mirrored:  # whole pixels: three bytes one by one take numpy 2.5 times as long
-            out.view("V3")[:] = np.ascontiguousarray(pixels).view("V3")[:, ::-1]
+        if mirrored:  # numpy takes three times as long for whole pixels, and nine for all at once
+            for channel in range(3):
+                out[..., channel] = pixels[:, ::-1, channel]
         else:
             out[:] = pixels
 
