@@ -19,7 +19,7 @@ _SEQUENTIAL = (0xC0, 0xC1)
 _END = b"\xff\xd9"
 _FIXED = 10
 """Bytes of a frame before what it says of each channel."""
-_AHEAD = 2
+_AHEAD = 1
 """Rows of the image as it is decoded that upsampling may look at."""
 
 
@@ -45,7 +45,7 @@ def sequential_frame(data: bytes) -> Frame | None:
     bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
     samplings = data[at + _FIXED + 1 : at + _FIXED + 3 * channels : 3]
     step = 8 * max((each & 15 for each in samplings), default=0)
-    if bits != 8 or channels not in (1, 3) or not step:
+    if bits != 8 or channels not in (1, 3) or not min(width, height, step):
         return None
     return Frame(at, (width, height), step)
 
