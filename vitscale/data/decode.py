@@ -89,16 +89,28 @@ def decode_box(
     Raises:
         BadImage: the file cannot be decoded in full, or the box is not inside the image.
     """
+    image, part = decode_around(data, box, size, shrink=shrink, known=known)
+    return image if part == (0, 0, *image.size) else image.crop(part)
+
+
+def decode_around(
+    data: bytes,
+    box: Box,
+    size: tuple[int, int],
+    *,
+    shrink: bool,
+    known: tuple[int, int] = (0, 0),
+) -> tuple[Image.Image, Box]:
+    """An RGB image that holds what `decode_box` would give, and where; arguments and errors are the same."""
     by = shrinkage(box, size) if shrink and kind_of(data[:16]) == JPEG else 1
     part = (box[0] // by, box[1] // by, -(-box[2] // by), -(-box[3] // by))
-    image = None
     frame = sequential_frame(data)
     if frame is not None and frame.size[0] * frame.size[1] <= MAX_PIXELS:
         _check(frame.size, box, known)
         image = upper_rows(data, frame, part[3], by)
-    if image is None:
-        image = _whole(data, box, by, known)
-    return image if part == (0, 0, *image.size) else image.crop(part)
+        if image is not None:
+            return image, part
+    return _whole(data, box, by, known), part
 
 
 def _whole(data: bytes, box: Box, by: int, known: tuple[int, int]) -> Image.Image:
