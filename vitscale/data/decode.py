@@ -12,7 +12,8 @@
 | any other format, whatever its name | `BadImage` that says which |
 
 A view may need less than that: `decode_box` gives a part of an image, at 1/2, 1/4 or 1/8 of its size where that is
-allowed. `native/jpeg.c` follows the same rules for grey and colour JPEGs.
+allowed, and leaves out the rows below it where `jpeg_rows` can. `native/jpeg.c` follows the same rules for grey and
+colour JPEGs.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ def decode_box(
         known: width and height that the image must have; (0, 0) allows any.
 
     Raises:
-        BadImage: the file cannot be decoded in full, or the box is not inside the image.
+        BadImage: the file cannot be decoded, or the box is not inside the image. Damage below the box may pass; a
+            JPEG without an end mark is decoded in full.
     """
     image, part = decode_around(data, box, size, shrink=shrink, known=known)
     return image if part == (0, 0, *image.size) else image.crop(part)
