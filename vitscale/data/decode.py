@@ -12,7 +12,8 @@
 | any other format, whatever its name | `BadImage` that says which |
 
 A view may need less than that: `decode_box` gives a part of an image, at 1/2, 1/4 or 1/8 of its size where that is
-allowed. `native/jpeg.c` follows the same rules for grey and colour JPEGs.
+allowed, and leaves out the rows below it where `jpeg_rows` can. `native/jpeg.c` follows the same rules for grey and
+colour JPEGs.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import (
     Image,
-    JpegImagePlugin,
     PngImagePlugin,  # noqa: F401  registers the format; otherwise the first WebP loads all plugins
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
 )
 
 from vitscale.data.bad_images import BadImage
-from vitscale.data.image_headers import KINDS, OTHER, kind_of
+from vitscale.data.image_headers import JPEG, KINDS, OTHER, kind_of
+from vitscale.data.jpeg_rows import sequential_frame, upper_rows
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 100_000_000
@@ -87,17 +88,41 @@ def decode_box(
         known: width and height that the image must have; (0, 0) allows any.
 
     Raises:
-        BadImage: the file cannot be decoded in full, or the box is not inside the image.
+        BadImage: the file cannot be decoded, or the box is not inside the image. Damage below the box may pass; a
+            JPEG without an end mark is decoded in full.
     """
+    image, part = decode_around(data, box, size, shrink=shrink, known=known)
+    return image if part == (0, 0, *image.size) else image.crop(part)
+
+
+def decode_around(
+    data: bytes,
+    box: Box,
+    size: tuple[int, int],
+    *,
+    shrink: bool,
+    known: tuple[int, int] = (0, 0),
+) -> tuple[Image.Image, Box]:
+    """An RGB image that holds what `decode_box` would give, and where; arguments and errors are the same."""
+    by = shrinkage(box, size) if shrink and kind_of(data[:16]) == JPEG else 1
+    part = (box[0] // by, box[1] // by, -(-box[2] // by), -(-box[3] // by))
+    frame = sequential_frame(data)
+    if frame is not None and frame.size[0] * frame.size[1] <= MAX_PIXELS:
+        _check(frame.size, box, known)
+        image = upper_rows(data, frame, part[3], by)
+        if image is not None:
+            return image, part
+    return _whole(data, box, by, known), part
+
+
+def _whole(data: bytes, box: Box, by: int, known: tuple[int, int]) -> Image.Image:
+    """All rows of a file, a JPEG at 1/`by`, after what `decode_box` checks."""
     with _opened(data) as image:
-        _check(image, box, known)
-        by = shrinkage(box, size) if shrink and _is_jpeg(image) else 1
+        _check(image.size, box, known)
         if by > 1:
             image.draft(None, (image.width // by, image.height // by))
-            box = (box[0] // by, box[1] // by, -(-box[2] // by), -(-box[3] // by))
         image.load()
-        rgb = _to_rgb(image)
-        return rgb if box == (0, 0, *rgb.size) else rgb.crop(box)
+        return _to_rgb(image)
 
 
 def shrinkage(box: Box, size: tuple[int, int]) -> int:
@@ -152,20 +177,15 @@ def _other_format(data: bytes) -> str:
     return f"a file that begins with {data[:8].hex(' ')}"
 
 
-def _check(image: Image.Image, box: Box, known: tuple[int, int]) -> None:
-    if known[0] and image.size != known:
-        raise BadImage(
-            f"measures {image.width} x {image.height} px, the index says {known[0]} x {known[1]} px"
-        )
+def _check(size: tuple[int, int], box: Box, known: tuple[int, int]) -> None:
+    width, height = size
+    if known[0] and size != known:
+        raise BadImage(f"measures {width} x {height} px, the index says {known[0]} x {known[1]} px")
     if not any(box):
         raise BadImage("no crop was drawn: the index does not say its size")
     left, upper, right, lower = box
-    if not (0 <= left < right <= image.width and 0 <= upper < lower <= image.height):
-        raise BadImage(f"the box {box} is not in its {image.width} x {image.height} px")
-
-
-def _is_jpeg(image: Image.Image) -> bool:
-    return isinstance(image, JpegImagePlugin.JpegImageFile)
+    if not (0 <= left < right <= width and 0 <= upper < lower <= height):
+        raise BadImage(f"the box {box} is not in its {width} x {height} px")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

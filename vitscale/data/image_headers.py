@@ -50,8 +50,8 @@ def read_header(head: bytes) -> Header:
     return Header(kind, width, height)
 
 
-def _jpeg(head: bytes) -> tuple[int, int]:
-    """From the start-of-frame segment, met by hopping from segment to segment."""
+def jpeg_frame(head: bytes) -> int:
+    """Where the start-of-frame marker of a JPEG stands, met by hopping between segments; -1 if it is not met."""
     at, end = 2, len(head) - 8
     while at < end:
         if head[at] != 0xFF:
@@ -60,8 +60,7 @@ def _jpeg(head: bytes) -> tuple[int, int]:
                 break
         marker = head[at + 1]
         if marker in _FRAMES:
-            height, width = head[at + 5 : at + 7], head[at + 7 : at + 9]
-            return int.from_bytes(width, "big"), int.from_bytes(height, "big")
+            return at
         if marker in _ENDS:
             break
         if marker == 0xFF:  # fill byte
@@ -70,7 +69,15 @@ def _jpeg(head: bytes) -> tuple[int, int]:
             at += 2
         else:
             at += 2 + max(2, (head[at + 2] << 8) | head[at + 3])
-    return 0, 0
+    return -1
+
+
+def _jpeg(head: bytes) -> tuple[int, int]:
+    at = jpeg_frame(head)
+    if at < 0:
+        return 0, 0
+    height, width = head[at + 5 : at + 7], head[at + 7 : at + 9]
+    return int.from_bytes(width, "big"), int.from_bytes(height, "big")
 
 
 def _png(head: bytes) -> tuple[int, int]:
