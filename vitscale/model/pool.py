@@ -23,7 +23,7 @@ class AttentionPool(nn.Module):
         self.kv = nn.Linear(width, 2 * width, bias)
         self.out = nn.Linear(width, width, shape.biases != "none")
         self.norm = norms_of(shape, ops)(width)
-        self.fc1, self.fc2 = mlp_of(shape, ops.linear)
+        self.fc1, self.fc2 = mlp_of(shape)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens [B, N, D] to [B, D]."""
