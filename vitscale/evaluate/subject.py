@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -107,11 +107,17 @@ def retain(subject: Subject) -> None:
 
 
 @contextmanager
-def alone_with(subject: Subject, folder: Path) -> Generator[None]:
+def alone_with(subject: Subject, folder: Path, say: Callable[[str], None]) -> Generator[None]:
     """Wait until no other suite works on these weights in this folder: they would delete each other's features."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f".lock-{subject.identity}").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            say(
+                f"{subject.name}: waiting for another suite that works on these weights in {folder}"
+            )
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
