@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from vitscale.config.cluster import LOCAL, ClusterProfile
-from vitscale.errors import ConfigError
+from vitscale.errors import ConfigError, ResourceError
 from vitscale_launch.cluster import connected
 from vitscale_launch.pieces import RayPieces
 
@@ -48,9 +48,21 @@ class RayTasks:
         """
         if not pieces:
             return
-        with connected(self._profile):
+        with connected(self._profile) as resources:
+            self._insist_on_room(resources)
             run = RayPieces(self._address, cpus=self._cpus, gpus=self._gpus)
             yield from run(work, pieces)
+
+    def _insist_on_room(self, resources: Mapping[str, float]) -> None:
+        """Ray would wait for a machine that is large enough, and there is none."""
+        for name, share in (("CPU", self._cpus), ("GPU", self._gpus)):
+            if share > resources.get(name, 0.0):
+                raise ResourceError(
+                    f"the Ray cluster has {resources.get(name, 0):g} {name}s, too few for one task",
+                    where=f"--task-{name.lower()}s",
+                    given=f"{share:g}",
+                    do="Ask for less, or for a share such as 0.5.",
+                )
 
 
 def _address_of(profile: ClusterProfile) -> str:

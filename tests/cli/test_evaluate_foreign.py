@@ -101,3 +101,17 @@ def test_what_cannot_be_evaluated_is_told_apart(name, said, suite, tmp_path, cap
     (tmp_path / "w.txt").write_text("words")
     assert main(["evaluate", str(tmp_path / name), *suite]) == 5
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("batch", ["0", "-5", "many"])
+def test_a_batch_is_a_number_of_images(batch, suite, tmp_path, capsys):
+    assert main(["evaluate", str(tmp_path), *suite, "--batch", batch]) == 2
+    assert f"--batch: '{batch}' is not a whole number" in capsys.readouterr().err
+
+
+def test_results_that_cannot_be_written_are_a_matter_of_the_folder(suite, tmp_path, capsys):
+    source, ours = tmp_path / "w.pth", tmp_path / "ours.safetensors"
+    torch.save(timm_tensors(), source)
+    assert main(["weights", "import", str(source), "--to", str(ours), "--pixels", "half"]) == 0
+    assert main(["evaluate", str(ours), *suite, "--folder", str(source / "below")]) == 2
+    assert "results cannot be written there: Not a directory" in capsys.readouterr().err

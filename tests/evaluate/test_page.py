@@ -12,6 +12,7 @@ import torch
 
 from tests.train.recipes import make_recipe
 from vitscale.cli.main import main
+from vitscale.data.audit import Audit, EpochProof
 from vitscale.data.decode import decode
 from vitscale.errors import DataError
 from vitscale.evaluate.chart import Marks, intervals, line_chart
@@ -75,6 +76,33 @@ def test_every_section_has_its_content(text):
     counts = {name: len(page.images[name]) for name in ("filters", "positions", "attention")}
     assert counts == {"filters": 28, "positions": 1, "attention": 16}
     assert not [words for words in page.words.values() if "not measured" in words]
+
+
+def test_epochs_that_are_alike_have_one_line(reported, monkeypatch, tmp_path):
+    seen = ((0, 64), (1, 64), (2, 22))
+    found = Audit(12, 150, epochs=[EpochProof(0, n, 64, count, 0) for n, count in seen])
+    found.epochs += [EpochProof(1, 0, 64, 64, 0)]
+    monkeypatch.setattr("vitscale.evaluate.page.audit", lambda *_: found)
+    page = Page(write_page(reported, to=tmp_path / "page.html").read_text())
+    lines = [words for words in page.words["samples"] if words.startswith("source")]
+    assert lines == ["source 0, epochs 0 to 1", "source 0, epoch 2", "source 1, epoch 0"]
+    assert "64 of 64 samples, complete, each once" in page.text_of("samples")
+    assert "22 of 64 samples, so far, none twice" in page.text_of("samples")
+
+
+def test_scores_of_the_average_stand_beside_those_of_the_weights(reported, tmp_path):
+    [table] = (reported / "transfer" / "tables").glob("*.json")
+    record = json.loads(table.read_text())
+    for step, weights in ((4, "run step 4 (ema)"), (8, "run step 8 (ema)")):
+        path = tmp_path / "transfer" / "tables" / f"r-{step}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record | {"weights": weights, "step": step}))
+    (tmp_path / "transfer" / "tables" / "raw.json").write_text(table.read_text())
+    (tmp_path / "metrics.jsonl").write_text((reported / "metrics.jsonl").read_text())
+    text = Page(write_page(tmp_path).read_text()).text_of("transfer")
+    assert text.count("suite r, step ") == 2
+    assert "suite r, step 8, average of the weights: value" in text
+    assert "suite r, step 12: value" in text
 
 
 def test_a_run_folder_alone_asks_for_its_page(reported, capsys):

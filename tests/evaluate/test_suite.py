@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from vitscale.errors import CheckpointError, ConfigError, DataError
 from vitscale.evaluate import features, jobs
 from vitscale.evaluate.features import extract, load_features
 from vitscale.evaluate.results import Results
-from vitscale.evaluate.subject import Machine, model_at, retain, subject_of
+from vitscale.evaluate.subject import Machine, alone_with, model_at, retain, subject_of
 from vitscale.evaluate.suite import Setting, score_suite
 from vitscale.evaluate.tables import contrast, publish, text_of
 from vitscale.place import Place
@@ -255,6 +256,26 @@ def test_images_that_cannot_be_read_are_counted_where_they_are_missed(made, tmp_
     assert rows[0]["images"] == 60
     facts = Results(tmp_path).read(found.jobs[0].key)["facts"]
     assert (facts["unreadable_images"], facts["unreadable_fitted_on"]) == (1, 1)
+
+
+def test_a_suite_that_waits_for_another_says_so(made, tmp_path):
+    subject, said = subject_of(made[0], "raw", tmp_path), []
+    inside = threading.Event()
+
+    def second():
+        with alone_with(subject, tmp_path, said.append):
+            inside.set()
+
+    waiting = threading.Thread(target=second)
+    with alone_with(subject, tmp_path, said.append):
+        waiting.start()
+        while not said:
+            time.sleep(0.01)
+        assert not inside.is_set()
+    waiting.join()
+    assert inside.is_set()
+    assert len(said) == 1
+    assert str(tmp_path) in said[0]
 
 
 def test_one_error_of_several_tasks_is_told_once():

@@ -8,7 +8,7 @@ from tests.evaluate.made_runs import make_downstream, make_run, train
 from vitscale.config.cluster import ClusterProfile
 from vitscale.config.suite import load_suite
 from vitscale.data.pieces import in_this_process
-from vitscale.errors import ConfigError
+from vitscale.errors import ConfigError, ResourceError
 from vitscale.evaluate.results import Results
 from vitscale.evaluate.subject import Machine, subject_of
 from vitscale.evaluate.suite import Setting, score_suite
@@ -38,6 +38,15 @@ def test_tasks_on_half_a_core_each_give_the_same_table(tmp_path):
 def test_shares_above_one_are_whole():
     with pytest.raises(ConfigError, match="--task-gpus"):
         RayTasks(ClusterProfile(), gpus=1.5)
+
+
+@pytest.mark.parametrize(("share", "name"), [({"cpus": 3}, "cpus"), ({"gpus": 0.5}, "gpus")])
+def test_a_task_that_no_machine_can_hold_is_refused_and_not_waited_for(share, name):
+    tasks = RayTasks(ClusterProfile(workers=2), **share)
+    with pytest.raises(
+        ResourceError, match=f"--task-{name}: the Ray cluster has .* too few for one task"
+    ):
+        list(tasks(len, ["piece"]))
 
 
 @pytest.mark.parametrize("kind", ["jobs", "slurm"])

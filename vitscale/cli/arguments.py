@@ -33,6 +33,13 @@ def override(text: str) -> str:
     return text
 
 
+def positive(text: str) -> int:
+    """A word of the command line that is a whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 1 or more")
+    return int(text)
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """`--json`: print one JSON value; errors become JSON as well, on stderr."""
     parser.add_argument("--json", action="store_true", help="print JSON (errors too, on stderr)")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from vitscale.cli import evaluate_suite
-from vitscale.cli.arguments import add_json, print_json
+from vitscale.cli.arguments import add_json, positive, print_json
 from vitscale.errors import ConfigError
 
 _PROTOCOLS = ("held-out", "fewshot")
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--weights", choices=("raw", "ema"), default="raw", help="as trained, or their average"
     )
-    how.add_argument("--batch", type=int, default=256, help="images per forward pass")
+    how.add_argument("--batch", type=positive, default=256, help="images per forward pass")
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     how.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     how.add_argument("--out", metavar="FILE", help="write the scores there as JSON as well")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import html
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vitscale.checkpoint.inspection import last_commit
 from vitscale.config.run import RunConfig
 from vitscale.config.saved import saved_recipe
-from vitscale.data.audit import Audit, audit
+from vitscale.data.audit import Audit, EpochProof, audit
 from vitscale.durable import write_text_atomically
 from vitscale.errors import VitscaleError
 from vitscale.evaluate.chart import Marks, Points, intervals, line_chart
@@ -163,17 +163,18 @@ def _few_shot(series: Series, marks: Marks) -> str:
 
 
 def _transfer(run: Path) -> str:
-    """The newest table of each suite, with its intervals."""
-    newest: dict[str, dict[str, Any]] = {}
+    """The newest table of each suite, of the weights and of their average, with its intervals."""
+    newest: dict[tuple[str, bool], dict[str, Any]] = {}
     for path in sorted((run / "transfer" / "tables").glob("*.json")):
         table = json.loads(path.read_text(encoding="utf-8"))
-        known = newest.get(table["suite"])
+        key = table["suite"], table["weights"].endswith("(ema)")
+        known = newest.get(key)
         if known is None or table["step"] >= known["step"]:
-            newest[table["suite"]] = table
+            newest[key] = table
     if not newest:
         return _absent("Score the run with `vitscale evaluate RUN --suite NAME`.")
     parts = []
-    for suite, table in newest.items():
+    for (suite, is_average), table in sorted(newest.items()):
         rows = [
             (
                 f"{row['dataset']} {row['method']} {row['setting']}",
@@ -181,7 +182,8 @@ def _transfer(run: Path) -> str:
             )
             for row in table["rows"]
         ]
-        title = f"suite {suite}, step {table['step']:,}: value and 95 % interval"
+        which = ", average of the weights" if is_average else ""
+        title = f"suite {suite}, step {table['step']:,}{which}: value and 95 % interval"
         parts.append(
             f'<figure class="wide"><figcaption>{html.escape(title)}</figcaption>{intervals(rows)}'
             f"{_table(table['rows'])}</figure>"
@@ -233,13 +235,26 @@ def _audit_rows(found: Audit) -> list[tuple[str, str]]:
         ("masked slots", f"{found.masked:,}"),
         ("skipped steps", ", ".join(map(str, found.skipped)) or "none"),
     ]
-    for proof in found.epochs:
-        state = "complete, each once" if proof.complete else "so far, none twice"
-        if proof.repeated:
-            state = f"{proof.repeated:,} repeated"
-        what = f"{proof.seen:,} of {proof.samples:,} samples, {state}"
-        rows.append((f"source {proof.source}, epoch {proof.epoch}", what))
+    rows += [
+        (f"source {source}, {_epochs([proof.epoch for proof in alike])}", what)
+        for (source, what), alike in itertools.groupby(
+            found.epochs, lambda proof: (proof.source, _seen(proof))
+        )
+    ]
     return rows
+
+
+def _seen(proof: EpochProof) -> str:
+    state = "complete, each once" if proof.complete else "so far, none twice"
+    if proof.repeated:
+        state = f"{proof.repeated:,} repeated"
+    return f"{proof.seen:,} of {proof.samples:,} samples, {state}"
+
+
+def _epochs(numbers: Iterable[int]) -> str:
+    """The first and the last; a run of many epochs has one line for all that are alike."""
+    first, *more = numbers
+    return f"epochs {first} to {more[-1]}" if more else f"epoch {first}"
 
 
 def _rewinds(series: Series) -> list[int]:

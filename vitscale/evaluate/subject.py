@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +20,7 @@ from vitscale.checkpoint.weights import Weights, export_weights, load_weights
 from vitscale.config.model import Shape
 from vitscale.data.device import normalise
 from vitscale.engine.precision import DTYPES
-from vitscale.errors import CheckpointError, ResourceError
+from vitscale.errors import CheckpointError, ConfigError, ResourceError
 from vitscale.evaluate.inference import Prepare
 from vitscale.model.build import Fitting, build_model, load_pretrained
 from vitscale.model.vit import ViT
@@ -107,11 +107,30 @@ def retain(subject: Subject) -> None:
 
 
 @contextmanager
-def alone_with(subject: Subject, folder: Path) -> Generator[None]:
-    """Wait until no other suite works on these weights in this folder: they would delete each other's features."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f".lock-{subject.identity}").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def alone_with(subject: Subject, folder: Path, say: Callable[[str], None]) -> Generator[None]:
+    """Wait until no other suite works on these weights in this folder: they would delete each other's features.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = (folder / f".lock-{subject.identity}").open("a")
+    except OSError as error:
+        raise ConfigError(
+            f"results cannot be written there: {error.strerror}",
+            where="--folder",
+            given=folder,
+            do="Give --folder DIR with a folder that can be written.",
+        ) from error
+    with opened as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            say(
+                f"{subject.name}: waiting for another suite that works on these weights in {folder}"
+            )
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

@@ -72,7 +72,7 @@ def score_suite(subject: Subject, suite: LoadedSuite, setting: Setting) -> Score
     opened = _all_open(suite.rows)
     jobs = [job_of(row, corpora, subject, setting.machine.precision) for row, corpora in opened]
     results = Results(setting.folder)
-    with alone_with(subject, setting.folder):
+    with alone_with(subject, setting.folder, setting.say):
         missing = [n for n, job in enumerate(jobs) if results.read(job.key) is None]
         setting.say(f"{subject.name}: {len(jobs) - len(missing)} of {len(jobs)} tasks are done")
         if not missing:
