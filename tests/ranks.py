@@ -24,12 +24,16 @@ def free_port() -> int:
 def run_ranks(world: int, function: str, *args: Any, timeout_s: int = 300, **env: str) -> list[Any]:
     """Call `module:function(*args)` in `world` processes; their results in rank order.
 
-    A rank that fails fails the test with its output.
+    A rank that fails fails the test with its output; after `timeout_s` all are ended.
     """
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "args").write_bytes(pickle.dumps(args))
         ranks = start_ranks(world, function, folder, **env)
-        outputs = [rank.communicate(timeout=timeout_s)[0] for rank in ranks]
+        try:
+            outputs = [rank.communicate(timeout=timeout_s)[0] for rank in ranks]
+        finally:
+            for rank in ranks:
+                rank.kill()
         for number, (rank, output) in enumerate(zip(ranks, outputs, strict=True)):
             assert rank.returncode == 0, f"rank {number} ended with {rank.returncode}:\n{output}"
         return [pickle.loads((Path(folder) / f"result-{n}").read_bytes()) for n in range(world)]
