@@ -15,7 +15,7 @@ PACKAGES = ("torch", "deepspeed", "ray.train.torch", "mlflow", "webdataset", "vi
 COMPILED = "vitscale.data.native._pixels"
 EXTENSIONS = ("amp_C", "fused_layer_norm_cuda", "fused_dense_cuda", "xentropy_cuda")
 OPS = ("fused_adam", "utils")
-ON_A_GPU = ("engine.device=cuda", "engine.precision=bf16", "ops.norm=apex")
+ON_A_GPU = ("engine.device=cuda", "engine.precision=bf16", "ops.norm=apex", "ops.optimizer=apex")
 
 
 def main(words: list[str]) -> None:

@@ -171,6 +171,16 @@ def test_an_unknown_table_gets_the_nearest_name(tmp_path):
         ({"data__mixup": 0.4, "train__micro_batch": 1}, "data.mixup: has no effect"),
         ({"data__cutmix": 1.0, "train__micro_batch": 1}, "data.cutmix: has no effect"),
         ({"ops__norm": "apex", "engine__device": "cpu"}, "ops.norm: apex has CUDA kernels only"),
+        ({"ops__optimizer": "apex", "engine__device": "cpu"}, "ops.optimizer: apex has CUDA"),
+        (
+            {"ops__optimizer": "apex", "engine__offload": "optimizer"},
+            'ops.optimizer: apex has CUDA kernels only, and engine.offload = "optimizer"',
+        ),
+        ({"ops__optimizer": "apex", "optim__optimizer": "lamb"}, "ops.optimizer: has no effect"),
+        (
+            {"ops__optimizer": "apex", "optim__moment_dtype": "bf16"},
+            "which neither torch's nor apex's AdamW knows: remove it",
+        ),
         ({"ops__loss": "torch"}, "ops.loss: has no effect with train.objective"),
         ({"optim__optimizer": "muon", "ops__optimizer": "loop"}, "ops.optimizer: has no effect"),
         ({"optim__moment_dtype": "bf16", "ops__optimizer": "fused"}, "ops.optimizer: has no"),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tests.checkpoint.commits import commit
+from tests.ops import apex_in_torch
 from vitscale import faults
 from vitscale.checkpoint.state import StateReader
 from vitscale.checkpoint.weights import load_weights
@@ -69,6 +70,9 @@ def make_engine(case: dict[str, Any], ranks: Ranks) -> tuple[SeededEngine, Plan]
     random = {key: case[key] for key in ("dropout", "drop_path") if key in case}
     fp8 = case.get("fp8")
     ops = replace(PLAIN, linear=fp8_linear(fp8)) if fp8 else PLAIN
+    if case.get("optimizer") == "apex":
+        apex_in_torch.install()
+        ops = replace(ops, optimizer="apex")
     model = new_model(case.get("seed", 1), ops, **random, **case.get("shape", {}))
     set_recompute(model, case.get("recompute", "none"))
     world, batch = ranks.place.world, case.get("batch", BATCH)

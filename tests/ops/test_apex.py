@@ -48,4 +48,6 @@ def test_nvidia_apex_with_extensions_names_them(tmp_path):
     apex = find_apex([str(tmp_path)])
     assert apex.state == "nvidia"
     assert apex.has("fused_layer_norm_cuda") and not apex.has("xentropy_cuda")
+    assert not apex.lacks("amp_C")
+    assert "built without xentropy_cuda. Build NVIDIA apex from" in apex.lacks("xentropy_cuda")
     assert "apex" not in sys.modules

@@ -128,6 +128,26 @@ def test_apex_is_refused_where_it_would_be_something_else(machine):
     refused("norm", OpsConfig(norm="apex"), "apex is not installed", CUDA)
 
 
+def test_apexs_adam_is_taken_where_it_is_asked_for_only_and_can_run(machine):
+    wanted = OpsConfig(optimizer="apex")
+    machine(apex=ApexState("nvidia", "NVIDIA apex", ("amp_C",)))
+    assert choose_ops(OpsConfig(), SHAPE, device=CUDA, dtype=torch.float32).optimizer == "fused"
+    ops = choose_ops(wanted, SHAPE, device=CUDA, dtype=torch.float32)
+    assert ops.optimizer == "apex"
+    (line,) = (line for line in ops.reasons if line.startswith("optimizer"))
+    assert line.split(maxsplit=2)[1:] == ["apex", "asked for; it has not run on a GPU yet"]
+    refused("optimizer", wanted, "apex has no cpu kernels")
+    machine(apex=APEX)
+    refused("optimizer", wanted, "built without amp_C. Build NVIDIA apex from source", CUDA)
+    machine(apex=NO_APEX)
+    refused("optimizer", wanted, "apex is not installed", CUDA)
+
+
+def test_the_loop_is_a_loop():
+    ops = choose_ops(OpsConfig(optimizer="loop"), SHAPE, device=CPU, dtype=torch.float32)
+    assert ops.optimizer == "loop"
+
+
 def test_our_mlp_is_for_gelu_without_dropout(machine):
     machine()
     for change, words in (({"activation": "swiglu"}, "for GELU"), ({"dropout": 0.1}, "dropout")):
@@ -180,7 +200,6 @@ def test_ops_that_a_recipe_does_not_use_are_not_spoken_of():
         ("FastLayerNorm", "has no kernel for widths such as 192, 384 and 1280"),
         ("FusedDenseGeluDense", "is GELU by tanh whatever the model says, with unset parameters"),
         ("_addmm_activation", "is GELU by tanh on CUDA and by erf on a CPU"),
-        ("FusedAdam", "keeps its step count apart, and leaves bf16 weights without masters"),
         ("FusedLAMB", "is not among the optimizers ZeRO partitions"),
     ],
 )

@@ -49,8 +49,9 @@ class OpsConfig(Section):
     loss: Literal["auto", "triton", "torch"] = "auto"
     """The sigmoid loss: one kernel of ours in each direction, or torch's operations."""
 
-    optimizer: Literal["auto", "fused", "loop"] = "auto"
-    """AdamW of torch: one fused kernel, or a loop over parameters (the reference)."""
+    optimizer: Literal["auto", "fused", "loop", "apex"] = "auto"
+    """AdamW: torch's fused kernel, its loop over parameters (the reference), or NVIDIA apex's FusedAdam (CUDA only),
+    which auto never takes: it moves as many bytes and has not run on a GPU yet."""
 
     patch: Literal["auto", "linear", "conv"] = "auto"
     """Patches as rows of a matrix product, or as a convolution; overlapping ones are convolved."""
@@ -97,7 +98,7 @@ def idle_ops(objective: str, optim: OptimConfig) -> Iterator[tuple[str, str]]:
     elif optim.moment_dtype == "bf16":
         yield (
             "ops.optimizer",
-            'has no effect with optim.moment_dtype = "bf16", which torch\'s AdamW does not know: remove it',
+            "has no effect with optim.moment_dtype = \"bf16\", which neither torch's nor apex's AdamW knows: remove it",
         )
 
 
@@ -109,6 +110,14 @@ def impossible_ops(ops: OpsConfig, engine: EngineConfig) -> Iterator[tuple[str, 
         yield (
             "ops.residual",
             f'our kernel normalises the sum itself: with "triton", ops.norm cannot be "{ops.norm}"',
+        )
+    if ops.optimizer == "apex" and engine.device == "cpu":
+        yield "ops.optimizer", 'apex has CUDA kernels only: use "fused" or "auto" on a CPU'
+    if ops.optimizer == "apex" and engine.offload != "none":
+        yield (
+            "ops.optimizer",
+            f'apex has CUDA kernels only, and engine.offload = "{engine.offload}" computes updates on the host\'s CPU: '
+            'use "fused" or "auto", or engine.offload = "none"',
         )
     yield from _impossible_fp8(ops, engine)
     if ops.block != "compile":

@@ -48,8 +48,8 @@ class LocalEngine:
         self.loss_scale = LossScale()
         self.draw: Draw | None = None
         self.accumulation, self.world = accumulation, world
-        fused = model.ops.fuses_optimizer
-        self.optimizer = make_optimizer(optim, self._groups(optim), fused=fused)
+        kernel = model.ops.optimizer
+        self.optimizer = make_optimizer(optim, self._groups(optim), kernel=kernel)
         partitions = whole_partitions(self.masters.items(), model.shape.heads)
         self.state = RankState(partitions, self.optimizer, self._publish, optim.ema_decay, frozen)
 

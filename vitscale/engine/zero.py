@@ -82,8 +82,8 @@ class ZeroEngine:
             model, torch.distributed.get_rank(), torch.distributed.get_world_size()
         )
         model = model.to(device)
-        fused = model.ops.fuses_optimizer
-        optimizer = make_optimizer(optim, parameter_groups(model, optim), fused=fused)
+        kernel = model.ops.optimizer
+        optimizer = make_optimizer(optim, parameter_groups(model, optim), kernel=kernel)
         self.engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,

@@ -31,6 +31,14 @@ class ApexState:
     def has(self, extension: str) -> bool:
         return self.state == "nvidia" and extension in self.extensions
 
+    def lacks(self, extension: str) -> str:
+        """Why the kernels of an extension cannot run, and the remedy; nothing where they can."""
+        if self.has(extension):
+            return ""
+        if self.state != "nvidia":
+            return self.message
+        return f"NVIDIA apex was built without {extension}. {_BUILD}"
+
 
 def find_apex(path: list[str] | None = None) -> ApexState:
     """Look for apex on `path` (default: `sys.path`) by its files; nothing is imported."""

@@ -40,7 +40,8 @@ class Ops:
     convolves: bool = False
     """Whether patches that do not overlap are convolved too."""
     compiles: bool = False
-    fuses_optimizer: bool = True
+    optimizer: str = "fused"
+    """Whose AdamW: torch's, fused or a loop, or apex's."""
     reasons: tuple[str, ...] = ()
 
 
@@ -103,8 +104,9 @@ def choose_ops(
     here = Here(
         shape, device, dtype, triton_obstacle(device, dtype, shape.width), block.name == "compile"
     )
+    apex = find_apex()
     joined = wanted.residual == "triton" and wanted.norm == "auto"
-    norm = decide("norm", "triton" if joined else wanted.norm, _norm(here, find_apex()))
+    norm = decide("norm", "triton" if joined else wanted.norm, _norm(here, apex))
     chosen = {
         "block": block,
         "attention": decide("attention", wanted.attention, _attention(here)),
@@ -113,7 +115,7 @@ def choose_ops(
         "residual": decide("residual", wanted.residual, _residual(here, norm.name)),
         "mlp": decide("mlp", wanted.mlp, _mlp(here)),
         "loss": decide("loss", wanted.loss, _loss(here)),
-        "optimizer": decide("optimizer", wanted.optimizer, _OPTIMIZER),
+        "optimizer": decide("optimizer", wanted.optimizer, _optimizer(device, apex)),
         "patch": decide("patch", wanted.patch, _patch(here)),
     }
     lines = [f"{op:<10} {way.name:<9} {way.reason}" for op, way in chosen.items() if op not in idle]
@@ -130,7 +132,7 @@ def _ops(names: Mapping[str, str], reasons: tuple[str, ...]) -> Ops:
         loss=triton_sigmoid_loss if names["loss"] == "triton" else torch_sigmoid_loss,
         convolves=names["patch"] == "conv",
         compiles=names["block"] == "compile",
-        fuses_optimizer=names["optimizer"] == "fused",
+        optimizer=names["optimizer"],
         reasons=reasons,
     )
 
@@ -190,6 +192,7 @@ def _attention(here: Here) -> list[Way]:
     return [plain, fused] if first else [fused, plain]
 
 
+_UNTRIED = "it has not run on a GPU yet"
 _LINEAR: dict[str, Linear] = {"torch": Dense, "explicit": ExplicitDense}
 
 
@@ -202,15 +205,14 @@ def _linear(wanted: OpsConfig, here: Here) -> list[Way]:
     fused = Way("torch", f"torch's products for {kind}")
     first = here.dtype.itemsize == 2 and not obstacle and not here.compiles
     against = fp8_obstacle(scaling_of(wanted.linear), here.device) if wanted.in_fp8 else ""
-    caution = "it has not run on a GPU yet"
-    in_fp8 = [Way(name, "", against, by_auto=False, caution=caution) for name in FP8]
+    in_fp8 = [Way(name, "", against, by_auto=False, caution=_UNTRIED) for name in FP8]
     return [*([plain, fused] if first else [fused, plain]), *in_fp8]
 
 
 def _norm(here: Here, apex: ApexState) -> list[Way]:
     obstacles = [
         (here.device.type != "cuda", f"apex has no {here.device.type} kernels"),
-        (not apex.has("fused_layer_norm_cuda"), apex.message),
+        (not apex.has("fused_layer_norm_cuda"), apex.lacks("fused_layer_norm_cuda")),
         (
             here.shape.norm == "layer" and here.shape.biases == "none",
             "apex has no LayerNorm with a weight and no bias",
@@ -245,10 +247,15 @@ def _loss(here: Here) -> list[Way]:
     return [here.ours("one pass over the logits"), Way("torch", "sparse, in torch's operations")]
 
 
-_OPTIMIZER = [
-    Way("fused", "AdamW of torch, one kernel over all weights"),
-    Way("loop", "", by_auto=False),
-]
+def _optimizer(device: torch.device, apex: ApexState) -> list[Way]:
+    obstacle = (
+        apex.lacks("amp_C") if device.type == "cuda" else f"apex has no {device.type} kernels"
+    )
+    return [
+        Way("fused", "AdamW of torch, one kernel over all weights"),
+        Way("loop", "", by_auto=False),
+        Way("apex", "", obstacle, by_auto=False, caution=_UNTRIED),
+    ]
 
 
 def _patch(here: Here) -> list[Way]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vitscale.config.optim import OptimConfig
 from vitscale.errors import ConfigError
+from vitscale.ops.adam import ApexAdamW
 from vitscale.optim.adafactor import Adafactor
 from vitscale.optim.adam import AdamW, Lamb
 from vitscale.optim.momentum import MomentumSGD
@@ -109,13 +110,13 @@ def set_rate(optimizer: Any, lr: float) -> None:
 
 
 def make_optimizer(
-    config: OptimConfig, groups: list[dict[str, Any]], *, fused: bool = True
+    config: OptimConfig, groups: list[dict[str, Any]], *, kernel: str = "fused"
 ) -> torch.optim.Optimizer:
     """The optimizer of a recipe; the engine sets the rate before every step.
 
-    Torch's own where it does what is asked: AdamW (its kernel over all weights if `fused`) and SGD with a float32
-    moment. Until a rate is set it is 0, since DeepSpeed takes a step with zero gradients to make the state, which would
-    decay weights.
+    Torch's own where it does what is asked: AdamW and SGD with a float32 moment. That AdamW is done by the `kernel` of
+    `Ops.optimizer`. Until a rate is set it is 0, since DeepSpeed takes a step with zero gradients to make the state,
+    which would decay weights.
     """
     small = torch.bfloat16 if config.moment_dtype == "bf16" else None
     momentum, decoupled = config.momentum_in_force, config.decay == "absolute"
@@ -131,4 +132,7 @@ def make_optimizer(
         return Muon(groups, momentum, config.betas, config.eps, small)
     if small is not None:
         return AdamW(groups, config.betas, config.eps, small)
+    if kernel == "apex":
+        return ApexAdamW(groups, config.betas, config.eps)
+    fused = kernel == "fused"
     return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=config.eps, fused=fused)

@@ -40,5 +40,7 @@ def make_state(optimizer: torch.optim.Optimizer, partition: Partition, updates: 
     master = partition.master
     entry = {slot.kind: torch.zeros_like(master) for slot in slots_of(optimizer, partition)}
     if isinstance(optimizer, torch.optim.AdamW):
-        entry["step"] = torch.tensor(float(updates), dtype=torch.float32, device=master.device)
+        # On the CPU, so that reading it waits for no GPU, unless torch's kernel reads it there.
+        place = master.device if optimizer.defaults["fused"] else "cpu"
+        entry["step"] = torch.tensor(float(updates), dtype=torch.float32, device=place)
     optimizer.state[master] = entry
