@@ -113,19 +113,20 @@ def test_a_group_that_is_stepped_in_parts_counts_its_steps_once():
         set_rate(optimizer, RATES[step])
         for weight, gradient in zip(weights, numbers(100 + step, 0.1**step), strict=True):
             weight.grad = gradient
-        for group in groups:
-            whole = group["params"]
+        wholes = [group["params"] for group in groups]
+        for group, whole in zip(groups, wholes, strict=True):
+            if step % 2:
+                optimizer.param_groups = [group]
+                optimizer.step()
+                optimizer.param_groups = groups
+                continue
+            for each in groups:
+                each["params"] = []
             for weight in whole:
                 group["params"] = [weight]
-                optimizer.param_groups = [group] if step % 2 else groups
-                others = [(each, each["params"]) for each in groups if each is not group]
-                for other, _ in others:
-                    other["params"] = []
                 optimizer.step()
-                for other, own in others:
-                    other["params"] = own
-            group["params"] = whole
-        optimizer.param_groups = groups
+            for each, own in zip(groups, wholes, strict=True):
+                each["params"] = own
     assert all(map(torch.equal, weights, after(["apex"])))
 
 

@@ -135,6 +135,7 @@ def test_changed_data_are_noticed_at_resume(tmp_path, data):
         ("model.classes=9", 2, "the training set has 5 classes"),
         ("engine.device=cuda", 2, "a GPU was asked for and is absent"),
         ("ops.norm=apex", 2, "apex has no cpu kernels"),
+        ("ops.optimizer=apex", 2, "apex has no cpu kernels"),
     ],
 )
 def test_what_cannot_run_is_said_before_anything_is_written(tmp_path, data, override, code, words):
