@@ -1,4 +1,4 @@
-"""Offloading to a disk against offloading to memory: the same bits, in files of which nothing is left. Not run on a GPU."""
+"""Offloading to a disk against offloading to memory: the same bits, and no file is left. Not run on a GPU."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ import pytest
 import torch
 
 from tests.engine.elastic import matrix
-from tests.engine.scenarios import discarded, make_engine, resumed, train_steps
+from tests.engine.scenarios import discarded, make_engine, resumed, shape_with, train_steps
 from tests.engine.test_elastic import insist
 from tests.ranks import run_ranks
 from tests.train.recipes import exact_losses, make_data, make_recipe
 from tests.train.test_saving import small_disk
+from vitscale.checkpoint import snapshot
 from vitscale.checkpoint.layout import step_folders
-from vitscale.checkpoint.snapshot import Snapshot
 from vitscale.checkpoint.weights import load_weights
+from vitscale.config.engine import EngineConfig
+from vitscale.config.optim import OptimConfig
 from vitscale.engine import zero_settings
 from vitscale.engine.collectives import Ranks
 from vitscale.engine.disk import Disk
 from vitscale.errors import ResourceError
 from vitscale.place import place_of
+from vitscale.planner.memory import disk_bytes
 from vitscale.train.worker import run
 
 CPU = torch.device("cpu")
@@ -67,18 +70,22 @@ def tensors_of(engine) -> list[torch.Tensor]:
 
 def compared(cases: list[dict]) -> list[dict]:
     """For each case: four steps on the disk and in memory, and where everything lay before and after them."""
-    zero_settings.SUB_GROUP = 3000  # several of them in each group of weights
+    zero_settings.SUB_GROUP = 10**9  # as in memory: norms are summed by sub-groups
     ranks, found = Ranks(place_of(), CPU, 60), []
     for case in cases:
         engine, plan = make_engine(case, ranks)
         lay = [mapped(each, case["folder"]) for each in tensors_of(engine)]
         series = train_steps(engine, plan, ranks.place.rank, range(4))
         lie = [mapped(each, case["folder"]) for each in tensors_of(engine)]
-        told = {"series": series, "mapped": [lay, lie], "files": os.listdir(case["folder"])}
+        told = {
+            "used": engine.state.disk.used,
+            "series": series,
+            "mapped": [lay, lie],
+            "files": os.listdir(case["folder"]),
+        }
         engine.close()
         engine, plan = make_engine(case | {"folder": None}, ranks)
         told["in memory"] = train_steps(engine, plan, ranks.place.rank, range(4))
-        told["groups"] = len(engine.state.partitions)
         engine.close()
         found.append(told)
     ranks.close()
@@ -86,7 +93,7 @@ def compared(cases: list[dict]) -> list[dict]:
 
 
 def resumed_in_pieces(cases: list[dict], folder: str) -> list[dict]:
-    zero_settings.SUB_GROUP = 3000
+    zero_settings.SUB_GROUP = 3000  # several of them in each group of weights
     return resumed(cases, folder)
 
 
@@ -112,9 +119,20 @@ def test_a_disk_changes_no_bit(both, case):
 def test_all_state_lies_in_files_without_a_name(both, case):
     for rank in both:
         before, after = rank[case]["mapped"]
-        assert len(before) == len(after) > 8
+        assert len(before) == len(after) >= 8
         assert all(before) and all(after)
         assert rank[case]["files"] == []
+
+
+@pytest.mark.dist
+@each_case
+def test_the_planner_knows_how_much_lies_there(both, case):
+    settings, shape = CASES[case], shape_with(**CASES[case].get("shape", {}))
+    engine = EngineConfig(zero_stage=3, offload=settings["offload"], offload_folder="/disk")
+    optim = OptimConfig(lr=1e-3, ema=0.9, **settings.get("optim", {}))
+    for rank in both:
+        foreseen = disk_bytes(shape, engine, optim, world=2)
+        assert foreseen == pytest.approx(2 * rank[case]["used"], rel=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -161,25 +179,35 @@ def test_a_commit_from_a_disk_goes_on_with_other_ranks(tmp_path):
     insist(outcomes, 2)
 
 
+def run_of(home: str, data: str, settings: list[str], disk: str) -> dict:
+    """A run from its recipe: its losses, its last weights, and whether the copies for its commits lay on the disk."""
+    rooms, room = [], snapshot._Copy._room
+    snapshot._Copy._room = lambda *given: rooms.append(room(*given)) or rooms[-1]
+    recipe = make_recipe(Path(home), Path(data), "engine.zero_stage=3", *settings)
+    assert run({"recipe": recipe.to_json(), "resume": "auto"})["status"] == "finished"
+    _, newest = step_folders(recipe.config.folder / "checkpoints")[0]
+    return {
+        "losses": exact_losses(recipe.config.folder),
+        "weights": load_weights(newest).tensors,
+        "mapped": {mapped(each, disk) for each in rooms if each.numel()},
+    }
+
+
 @pytest.mark.dist
-def test_a_run_commits_from_a_disk_what_it_commits_from_memory(tmp_path, monkeypatch):
-    data, weights, losses, rooms = make_data(tmp_path / "data"), [], [], []
-    room = Snapshot._room
-    monkeypatch.setattr(Snapshot, "_room", lambda *a: rooms.append(room(*a)) or rooms[-1])
-    (tmp_path / "disk").mkdir()
-    offloads = ("engine.offload=optimizer", f"engine.offload_folder={tmp_path / 'disk'}")
-    for name, settings in (("memory", ()), ("disk", offloads)):
-        own = tmp_path / name
-        recipe = make_recipe(own, data, "engine.zero_stage=3", *settings)
-        rooms.clear()
-        assert run({"recipe": recipe.to_json(), "resume": "auto"})["status"] == "finished"
-        assert {mapped(each, str(tmp_path / "disk")) for each in rooms} == {name == "disk"}
-        _, newest = step_folders(recipe.config.folder / "checkpoints")[0]
-        weights.append(load_weights(newest).tensors)
-        losses.append(exact_losses(recipe))
-    assert losses[0] == losses[1]
-    assert weights[0].keys() == weights[1].keys()
-    assert all(torch.equal(weights[0][n], weights[1][n]) for n in weights[0])
+def test_a_run_commits_from_a_disk_what_it_commits_from_memory(tmp_path):
+    data, disk = make_data(tmp_path / "data"), tmp_path / "disk"
+    disk.mkdir()
+    offloads = ["engine.offload=optimizer", f"engine.offload_folder={disk}"]
+    plain, offloaded = (
+        run_ranks(
+            1, "tests.engine.test_disk:run_of", str(tmp_path / name), str(data), more, str(disk)
+        )[0]
+        for name, more in (("memory", []), ("disk", offloads))
+    )
+    assert (plain["mapped"], offloaded["mapped"]) == ({False}, {True})
+    assert plain["losses"] == offloaded["losses"]
+    assert plain["weights"].keys() == offloaded["weights"].keys()
+    assert all(torch.equal(plain["weights"][n], t) for n, t in offloaded["weights"].items())
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
