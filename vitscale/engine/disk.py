@@ -1,6 +1,6 @@
 """Tensors that lie on a disk: files of a folder, mapped into memory, which the system reads and writes as it has room.
 
-DeepSpeed's own way to a disk is not taken, since commits and discarded steps need tensors (docs/log.md).
+DeepSpeed's own way to a disk leaves no tensors that a commit or an average could be made of (docs/log.md).
 """
 
 from __future__ import annotations
