@@ -162,6 +162,11 @@ def test_an_unknown_table_gets_the_nearest_name(tmp_path):
         ({"engine__offload": "optimizer+parameters"}, "engine.offload: parameters are whole"),
         ({"engine__offload": "optimizer", "optim__optimizer": "muon"}, "use adamw or sgd"),
         ({"engine__offload": "nvme"}, "engine.offload"),
+        ({"engine__offload_folder": "/disk"}, "engine.offload_folder: has no effect unless"),
+        (
+            {"engine__offload": "optimizer", "engine__offload_folder": "/disk"},
+            "engine.offload_folder: what lower stages keep cannot move",
+        ),
         ({"optim__momentum": 0.8}, "optim.momentum: has no effect"),
         ({"optim__optimizer": "sgd", "optim__eps": 1e-6}, "optim.eps: has no effect"),
         ({"data__crop": "center", "data__crop_area": [0.1, 1.0]}, "data.crop_area: has no effect"),

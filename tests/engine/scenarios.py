@@ -91,6 +91,7 @@ def make_engine(case: dict[str, Any], ranks: Ranks) -> tuple[SeededEngine, Plan]
         zero_stage=case.get("stage", "auto"),
         zero_hpz=case.get("hpz"),
         offload=case.get("offload", "none"),
+        offload_folder=case.get("folder"),
         precision=case.get("precision", "fp32"),
         loss_scale=case.get("loss_scale", "dynamic"),
     )

@@ -99,6 +99,9 @@ def test_offloading_from_a_cpu_is_refused():
     with pytest.raises(ConfigError, match="no effect on a CPU"):
         choice.insist_on_device(EngineConfig(recompute="offload"), CPU)
     choice.insist_on_device(EngineConfig(recompute="offload"), torch.device("cuda"))
+    with pytest.raises(ConfigError, match=r"set engine\.offload_folder, or train on a GPU"):
+        choice.insist_on_device(EngineConfig(offload="optimizer"), CPU)
+    choice.insist_on_device(EngineConfig(offload="optimizer", offload_folder="/disk"), CPU)
     choice.insist_on_device(EngineConfig(recompute="full"), CPU)
 
 

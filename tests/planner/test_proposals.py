@@ -23,6 +23,7 @@ ENGINES = [
     ("engine.zero_stage=3", "engine.zero_hpz=8"),
     ("engine.offload=optimizer",),
     ("engine.zero_stage=3", "engine.offload=optimizer+parameters"),
+    ("engine.zero_stage=3", "engine.offload=optimizer", "engine.offload_folder=/disk"),
     ("engine.recompute=full",),
     ("engine.recompute=offload",),
 ]

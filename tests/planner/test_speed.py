@@ -154,6 +154,16 @@ def test_an_offloaded_update_takes_what_the_hosts_memory_takes():
     assert all_moved.compute - moved.compute == pytest.approx(2 * 2 * 2 * n / 8 / 20e9)
 
 
+def test_ranks_of_a_machine_share_the_disk_to_which_they_offload():
+    shape = ModelConfig(variant="L/16").shape(1000)
+    n, cluster = parameters(shape), Cluster(ACCELERATORS["H100"], 16, 8)
+    engine = EngineConfig(zero_stage=3, offload="optimizer+parameters", offload_folder="/disk")
+    kept = step_seconds(shape, EngineConfig(zero_stage=3), cluster, micro_batch=64, accumulation=2)
+    step = step_seconds(shape, engine, cluster, micro_batch=64, accumulation=2)
+    assert step.update == pytest.approx(34 * n / 16 / (3e9 / 8))
+    assert step.compute - kept.compute == pytest.approx(2 * 2 * 2 * n / 16 / (3e9 / 8))
+
+
 def test_a_job_of_one_rank_waits_for_nobody_and_more_machines_wait_longer():
     shape, gpu = ModelConfig(variant="g/14").shape(1000), ACCELERATORS["H100"]
     for stage in range(4):

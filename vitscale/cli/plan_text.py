@@ -60,6 +60,7 @@ def needs_record(needs: Needs) -> dict[str, Any]:
         "sent_bytes_per_step": needs.sent_bytes,
         "checkpoint_bytes": needs.checkpoint_bytes,
     }
+    record |= {"disk_bytes": needs.disk_bytes} if needs.disk_bytes else {}
     return record | ({needs.ops.linear: _FP8} if needs.ops.in_fp8 else {})
 
 
@@ -132,6 +133,8 @@ def _parts(needs: Needs) -> Iterator[tuple[str, str]]:
     for name, size in vars(needs.memory).items():
         if size:
             yield "", f"{human_bytes(size):>10} {name}"
+    if needs.disk_bytes:
+        yield "disk", f"{human_bytes(needs.disk_bytes)} of each rank in engine.offload_folder"
 
 
 def _image_bytes(facts: DatasetFacts) -> float:

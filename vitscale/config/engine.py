@@ -36,6 +36,10 @@ class EngineConfig(Section):
     """What waits and, of the optimizer, is computed in the host's memory (ZeRO-Offload, arXiv 2101.06840); parameters
     under stage 3 alone."""
 
+    offload_folder: str | None = None
+    """Under stage 3, a folder on a disk of each machine, best NVMe: what is offloaded lies there and not in the host's
+    memory (docs/scaling.md)."""
+
     recompute: Literal["none", "cheap", "mlp", "full", "offload", "auto"] = "none"
     """What backward computes again to save memory: nothing, all but matrix products, the MLP too, or whole blocks, with
     offload from inputs that wait in the host's memory; auto takes the least of none to full that fits."""
@@ -76,6 +80,8 @@ def idle_engine(engine: EngineConfig) -> Iterator[tuple[str, str]]:
             "engine.offload",
             "has no effect unless ZeRO cuts what is moved: set engine.zero_stage = 1",
         )
+    if engine.offload == "none":
+        yield "engine.offload_folder", 'has no effect unless engine.offload is "optimizer" or more'
     if engine.precision != "fp16":
         yield (
             "engine.loss_scale",
@@ -88,8 +94,11 @@ def idle_engine(engine: EngineConfig) -> Iterator[tuple[str, str]]:
 def idle_on_cpu(engine: EngineConfig) -> Iterator[tuple[str, str]]:
     """(key, sentence) for settings that change nothing on a CPU."""
     already = "has no effect on a CPU, whose memory is the host's already"
-    if engine.offload != "none":
-        yield "engine.offload", f'{already}: use "none", or train on a GPU'
+    if engine.offload != "none" and engine.offload_folder is None:
+        yield (
+            "engine.offload",
+            f'{already}: use "none", set engine.offload_folder, or train on a GPU',
+        )
     if engine.recompute == "offload":
         yield "engine.recompute", f'offload {already}: use "full", or train on a GPU'
 
@@ -102,6 +111,11 @@ def impossible_engine(engine: EngineConfig, optimizer: str) -> Iterator[tuple[st
         yield (
             "engine.offload",
             f"{optimizer} sums over all ranks, which NCCL does on GPUs only: use adamw or sgd",
+        )
+    if engine.offload_folder is not None and engine.stage != 3:
+        yield (
+            "engine.offload_folder",
+            "what lower stages keep cannot move: set engine.zero_stage = 3",
         )
     if engine.offload == "optimizer+parameters" and engine.stage != 3:
         yield "engine.offload", "parameters are whole on every rank: set engine.zero_stage = 3"

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from vitscale.engine.disk import Disk
 from vitscale.engine.frozen import FrozenWeights
 from vitscale.errors import CheckpointError
 from vitscale.optim.moments import kept, make_state, slots_of
@@ -77,6 +78,7 @@ class RankState:
         publish: makes the model's parameters follow the masters; all ranks call it together.
         ema: decay of the moving average, or None for none.
         frozen: the weights that no optimizer moves.
+        disk: where moments and average lie, or None for the memory in which the masters are.
     """
 
     def __init__(
@@ -86,13 +88,18 @@ class RankState:
         publish: Callable[[], None],
         ema: float | None,
         frozen: FrozenWeights,
+        disk: Disk | None = None,
     ) -> None:
         self.partitions, self.optimizer, self.publish = list(partitions), optimizer, publish
         self.decay, self.frozen = ema, frozen
-        self.average = [p.master.detach().clone() for p in partitions] if ema is not None else []
-        self.updates = 0
+        self.disk, self.updates = disk, 0
+        copy = disk.copy_of if disk else torch.clone
+        self.average = [copy(p.master.detach()) for p in partitions] if ema is not None else []
         if isinstance(optimizer, SpanOptimizer):
             optimizer.attach(partitions)
+        if disk:
+            self._make(0)
+            disk.reserve(disk.used)
 
     @torch.no_grad()
     def stepped(self) -> None:
@@ -132,15 +139,21 @@ class RankState:
             self._insist_on_moments(source)
         self.updates = updates
         self.optimizer.state.clear()
+        if updates or self.disk:
+            self._make(updates)
         followed = source.has(EMA)
-        for index, partition in enumerate(self.partitions):
-            if updates:
-                make_state(self.optimizer, partition, updates)
+        for index in range(len(self.partitions)):
             for piece in self.pieces(index):
                 piece.fill(source, None if piece.kind != EMA or followed else WEIGHT)
         self.frozen.load(lambda name, into: source.fill(WEIGHT, name, 0, into))
         self.publish()
         return followed
+
+    def _make(self, updates: int) -> None:
+        """Make what the optimizer keeps; on a disk also before its first step, which would make it in memory."""
+        zeros = self.disk.zeros if self.disk else torch.zeros
+        for partition in self.partitions:
+            make_state(self.optimizer, partition, updates, zeros)
 
     def _insist_on_moments(self, source: Source) -> None:
         """Raise on every rank alike if the optimizer's state of some weights is not there at all."""

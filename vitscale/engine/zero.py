@@ -21,6 +21,7 @@ from vitscale.config.preprocessing import PLAIN, Preprocessing
 from vitscale.data.device import Normaliser
 from vitscale.data.mix import Draw, mix
 from vitscale.engine.collectives import join_alone
+from vitscale.engine.disk import Disk, move_to_disk
 from vitscale.engine.frozen import FrozenWeights
 from vitscale.engine.loss_scale import LossScale
 from vitscale.engine.precision import DTYPES
@@ -76,6 +77,7 @@ class ZeroEngine:
         self.draw: Draw | None = None
         self.plain = self.stage == 0 and dtype == torch.float32
         self.offloads = config.offload != "none"
+        disk = Disk(config.offload_folder) if config.offload_folder else None
         join_alone(device)
         freeze(model, optim.freeze)
         frozen = FrozenWeights(
@@ -96,8 +98,11 @@ class ZeroEngine:
             _forget_warm_up_step(self.engine.optimizer.optimizer)
         if self.stage == 3:
             frozen.put = _put_gathered
+        if disk:
+            move_to_disk(self.engine.optimizer, disk)
         self.state = RankState(
-            self._partitions(), self._base_optimizer(), self._publish, optim.ema_decay, frozen
+            *(self._partitions(), self._base_optimizer(), self._publish),
+            *(optim.ema_decay, frozen, disk),
         )
         self._shards = _Shards()
         self.engine.checkpoint_engine = _adapter(self._shards)

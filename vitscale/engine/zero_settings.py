@@ -9,6 +9,9 @@ from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
 from vitscale.planner.buckets import Buckets
 
+SUB_GROUP = 10**8
+"""Numbers updated at a time where they come from a disk: the update goes over them several times."""
+
 
 def deepspeed_settings(
     config: EngineConfig, optim: OptimConfig, plan: Plan, buckets: Buckets, *, clips_itself: bool
@@ -27,7 +30,7 @@ def deepspeed_settings(
             # Buckets travel while the backward pass goes on; DeepSpeed would do so under stage 3 alone.
             "overlap_comm": True,
             "zero_hpz_partition_size": config.zero_hpz or 1,
-            **_offloaded(config.offload),
+            **_offloaded(config.offload, config.offload_folder),
         },
         "bf16": {"enabled": config.precision == "bf16"},
         # A number, or DeepSpeed would change the scale by a rule of its own; ours is set before each backward pass.
@@ -41,12 +44,13 @@ def deepspeed_settings(
     }
 
 
-def _offloaded(what: str) -> dict[str, Any]:
-    """Which parts wait in pinned memory of the host."""
-    pinned = {"device": "cpu", "pin_memory": True}
+def _offloaded(what: str, folder: str | None) -> dict[str, Any]:
+    """Which parts wait in the host's memory, pinned unless they are then laid on a disk."""
+    device = {"device": "cpu", "pin_memory": folder is None}
     parts = {
         "none": (),
         "optimizer": ("offload_optimizer",),
         "optimizer+parameters": ("offload_optimizer", "offload_param"),
     }
-    return dict.fromkeys(parts[what], pinned)
+    pieces = {} if folder is None else {"sub_group_size": SUB_GROUP}
+    return dict.fromkeys(parts[what], device) | pieces

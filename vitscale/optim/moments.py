@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -29,16 +31,25 @@ def kept(optimizer: torch.optim.Optimizer, partition: Partition, slot: Slot) -> 
     return optimizer.state[partition.master][slot.kind]
 
 
-def make_state(optimizer: torch.optim.Optimizer, partition: Partition, updates: int) -> None:
+def make_state(
+    optimizer: torch.optim.Optimizer,
+    partition: Partition,
+    updates: int,
+    zeros: Callable[..., Tensor] = torch.zeros,
+) -> None:
     """Make what the optimizer keeps for a partition after `updates` steps, its numbers still to be filled in.
 
-    Every entry has a step count of its own: entries that share one would count each step several times.
+    Every entry has a step count of its own: entries that share one would count each step several times. They are
+    made by `zeros`, which is called as `torch.zeros` is.
     """
     if isinstance(optimizer, SpanOptimizer):
-        optimizer.prepare(partition, updates)
+        optimizer.prepare(partition, updates, zeros)
         return
     master = partition.master
-    entry = {slot.kind: torch.zeros_like(master) for slot in slots_of(optimizer, partition)}
+    entry = {
+        slot.kind: zeros(slot.shape, dtype=slot.dtype, device=master.device)
+        for slot in slots_of(optimizer, partition)
+    }
     if isinstance(optimizer, torch.optim.AdamW):
         # On the CPU, so that reading it waits for no GPU, unless torch's kernel reads it there.
         place = master.device if optimizer.defaults["fused"] else "cpu"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -47,15 +47,17 @@ class SpanOptimizer(torch.optim.Optimizer):
         master = partition.master
         return (self.state[master] if kind in self.state[master] else self.shared[master])[kind]
 
-    def prepare(self, partition: Partition, updates: int) -> None:
-        """Make everything that is kept, as it is after `updates` steps with gradients of zero."""
+    def prepare(
+        self, partition: Partition, updates: int, zeros: Callable[..., Tensor] = torch.zeros
+    ) -> None:
+        """Make everything that is kept, as it is after `updates` steps with gradients of zero, by `zeros`."""
         master = partition.master
         # On the CPU: the count is read in every step, and must not wait for a GPU.
         self.state[master] = {"step": torch.tensor(float(updates))}
         self.shared[master] = {}
         for slot in self.slots(partition):
             place = self.shared[master] if slot.shared else self.state[master]
-            place[slot.kind] = torch.zeros(slot.shape, dtype=slot.dtype, device=master.device)
+            place[slot.kind] = zeros(slot.shape, dtype=slot.dtype, device=master.device)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]

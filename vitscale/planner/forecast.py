@@ -12,10 +12,10 @@ from vitscale.config.optim import OptimConfig
 from vitscale.config.plan import Plan
 from vitscale.errors import ConfigError
 from vitscale.planner.activations import MODES
-from vitscale.planner.hardware import HOST_BYTES_S, USABLE, Cluster
-from vitscale.planner.memory import Memory, memory_of, moment_bytes
+from vitscale.planner.hardware import USABLE, Cluster
+from vitscale.planner.memory import Memory, disk_bytes, memory_of, moment_bytes
 from vitscale.planner.size import parameters
-from vitscale.planner.speed import StepTime, mfu, step_seconds, traffic_bytes
+from vitscale.planner.speed import StepTime, mfu, step_seconds, traffic_bytes, waiting_bytes_s
 
 DECODE_S, DECODE_S_BYTE = 60e-6, 5.5e-9
 """Core-seconds to decode and crop a JPEG, and for each byte of it: 0.2 ms at 26 kB, 0.5 at 82 kB (docs/log.md)."""
@@ -48,6 +48,11 @@ class Needs:
     def sent_bytes(self) -> float:
         """By each rank in a step."""
         return traffic_bytes(self.shape, self.engine, self.plan.world, self.plan.accumulation)
+
+    @property
+    def disk_bytes(self) -> float:
+        """Of each rank, where it offloads to a disk."""
+        return disk_bytes(self.shape, self.engine, self.optim, self.plan.world)
 
     @property
     def checkpoint_bytes(self) -> float:
@@ -95,8 +100,8 @@ class Job(Needs):
 
     @property
     def stall_s(self) -> float:
-        """That training waits for a commit: each rank copies its part to the host's memory."""
-        return self.checkpoint_bytes / self.plan.world / HOST_BYTES_S
+        """That training waits for a commit: each rank copies its part to the host's memory or disk."""
+        return self.checkpoint_bytes / self.plan.world / waiting_bytes_s(self.engine, self.cluster)
 
     def decode_cores(self, image_bytes: float) -> float:
         """CPU cores of the whole job that JPEGs of so many bytes keep busy."""
@@ -148,7 +153,8 @@ def _effort(job: Job) -> tuple[int, int, int]:
 
 def _variants(job: Job) -> Iterator[Job]:
     rank_batch = job.plan.rank_batch
-    cut = job.engine.zero_hpz or job.engine.offload == "optimizer+parameters"
+    engine = job.engine
+    cut = engine.zero_hpz or engine.offload_folder or engine.offload == "optimizer+parameters"
     for micro_batch in range(job.least_images, rank_batch + 1):
         if rank_batch % micro_batch:
             continue

@@ -11,6 +11,8 @@ from vitscale.errors import ConfigError
 GB = 10**9
 HOST_BYTES_S = 20e9
 """Between an accelerator and its host's memory, in each direction: four fifths of a PCIe 4 x16 slot's 25 GB/s."""
+DISK_BYTES_S = 3e9
+"""Of the disk that the ranks of a machine share, reading or writing: a guess at one NVMe drive."""
 USABLE = 0.92
 """Of an accelerator's memory; the rest is the driver's, the libraries' and lost between allocations."""
 

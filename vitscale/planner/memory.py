@@ -129,6 +129,16 @@ def _traffic(engine: EngineConfig, shape: Shape, world: int, accumulates: bool) 
     return _Traffic(weights, part, held, update, buffers=2 * bucket, reduction=copies)
 
 
+def disk_bytes(shape: Shape, engine: EngineConfig, optim: OptimConfig, world: int) -> float:
+    """Bytes that each rank takes in `engine.offload_folder`: what is offloaded and a copy of it for commits."""
+    if engine.offload_folder is None:
+        return 0.0
+    each = 8  # masters, and their gradients
+    each += 4 * (optim.ema_decay is not None)
+    each += engine.number_bytes * (engine.offload == "optimizer+parameters")
+    return 2 * (each * parameters(shape) + moment_bytes(shape, optim)) / world
+
+
 def moment_bytes(shape: Shape, optim: OptimConfig) -> float:
     """Bytes that the optimizer keeps for all weights together; Adafactor's factors are too small to count."""
     first = 2 if optim.moment_dtype == "bf16" else 4

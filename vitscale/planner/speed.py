@@ -14,7 +14,7 @@ from vitscale.config.engine import EngineConfig
 from vitscale.config.model import Shape
 from vitscale.planner.activations import image_bytes
 from vitscale.planner.buckets import buckets_of
-from vitscale.planner.hardware import HOST_BYTES_S, Accelerator, Cluster
+from vitscale.planner.hardware import DISK_BYTES_S, HOST_BYTES_S, Accelerator, Cluster
 from vitscale.planner.memory import LIVE
 from vitscale.planner.size import dense_flops, parameters, train_flops
 
@@ -96,12 +96,20 @@ def step_seconds(
     share = cluster.world if engine.stage else 1
     moved = UPDATE_BYTES * parameters(shape) / share
     update = moved / (cluster.gpu.bandwidth * BANDWIDTH_SHARE)
-    if engine.offload != "none":  # the host's memory is no faster for a rank than the way to it
-        update = moved / HOST_BYTES_S
+    if engine.offload != "none":
+        update = moved / waiting_bytes_s(engine, cluster)
     if engine.offload == "optimizer+parameters":  # both passes fetch the rank's part of them
-        once += 2 * engine.number_bytes * parameters(shape) / share / HOST_BYTES_S
+        fetched = 2 * engine.number_bytes * parameters(shape) / share
+        once += fetched / waiting_bytes_s(engine, cluster)
     exposed = exposed_seconds(shape, engine, cluster, once, accumulation)
     return StepTime(once * accumulation, update, exposed)
+
+
+def waiting_bytes_s(engine: EngineConfig, cluster: Cluster) -> float:
+    """Bytes/s of a rank to and from where offloaded state waits: memory no faster than the way to it, or a disk."""
+    if engine.offload_folder is None:
+        return HOST_BYTES_S
+    return DISK_BYTES_S / min(cluster.per_node, cluster.world)
 
 
 def exposed_seconds(

@@ -8,7 +8,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,8 @@ class Habits:
 class _Saves:
     """What is under way, and how it went so far."""
 
+    snapshot: Snapshot
     writing: Writing | None = None
-    snapshot: Snapshot = field(default_factory=Snapshot)
     failed: int = 0
 
 
@@ -87,7 +87,7 @@ class RunCheckpoints:
         self.engine, self.loader, self.ranks = engine, loader, ranks
         self.facts, self.habits = facts, habits
         self.start, self.resume, self.named = start.progress, start.resume, start.named
-        self.guard, self.saves = guard, _Saves()
+        self.guard, self.saves = guard, _Saves(self._snapshot())
         self.ledger = LedgerFile(folder, start.attempt)
         self.on_commit: Callable[[Path], None] = lambda folder: None
 
@@ -229,7 +229,7 @@ class RunCheckpoints:
             pass
         writing.join(timeout=self.habits.timeout_s)
         if writing.is_alive():  # it hangs in the storage and may still read the buffers
-            self.saves.snapshot = Snapshot()
+            self.saves.snapshot = self._snapshot()
         self.saves.writing = None
         if outcome[1] is not None:
             self._note_failure(outcome[1])
@@ -253,6 +253,10 @@ class RunCheckpoints:
     def _make_aside(self, step: int) -> Path | None:
         self.habits.insist()  # what was replaced would take the files of its successor for debris
         return make_aside(self.folder, step, self._expected_bytes())
+
+    def _snapshot(self) -> Snapshot:
+        disk = self.engine.state.disk
+        return Snapshot(disk.zeros_of_reserve if disk else None)
 
     def _part(self, aside: Path) -> Part:
         self.saves.snapshot.begin(aside)
