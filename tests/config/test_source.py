@@ -82,7 +82,7 @@ def test_relative_paths_are_made_absolute_and_urls_stay(tmp_path, monkeypatch):
     ("override", "sentence"),
     [
         ('data.train=[{shards="/a", weigth=2}]', "data.train.0.weigth: unknown key; did you mean"),
-        ("data.train=[]", "at least 1 item"),
+        ("data.train=[]", "is empty, and needs at least one value"),
         ('data.train={shards="/a", weight=3}', "no effect on a single source"),
         ('data.train={shards="/a", classes=["x", "x"]}', "each once"),
         ('data.held_out={shards="/a", weight=3}', "all of a held-out set is scored"),
