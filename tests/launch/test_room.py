@@ -49,7 +49,7 @@ def test_the_fewest_workers_count_as_well(recipe_file):
 
 def test_a_name_of_several_kinds_is_refused_only_what_the_largest_cannot_hold(recipe_file):
     """With an average 22 bytes a parameter, 41 GB: above nine tenths of 40 GB and below those of 80 GB."""
-    recipe = load_recipe(recipe_file, [*BIG, "optim.ema_decay=0.999"])
+    recipe = load_recipe(recipe_file, [*BIG, "optim.ema=0.999"])
     make_job(recipe, profile("A100"))
     with pytest.raises(ConfigError, match="a rank needs"):
         make_job(recipe, profile("A100-40G"))
