@@ -19,7 +19,7 @@ from vitscale.checkpoint.layout import step_folders
 from vitscale.checkpoint.weights import load_weights
 from vitscale.config.engine import EngineConfig
 from vitscale.config.optim import OptimConfig
-from vitscale.engine import zero_settings
+from vitscale.engine import choice, zero_settings
 from vitscale.engine.collectives import Ranks
 from vitscale.engine.disk import Disk
 from vitscale.errors import ResourceError
@@ -183,7 +183,9 @@ def run_of(home: str, data: str, settings: list[str], disk: str) -> dict:
     """A run from its recipe: its losses, its last weights, and whether the copies for its commits lay on the disk."""
     rooms, room = [], snapshot._Copy._room
     snapshot._Copy._room = lambda *given: rooms.append(room(*given)) or rooms[-1]
-    recipe = make_recipe(Path(home), Path(data), "engine.zero_stage=3", *settings)
+    choice.idle_on_cpu = lambda engine: ()  # or a run on a CPU could not offload to memory
+    common = ("engine.device=auto", "engine.zero_stage=3", "engine.offload=optimizer")
+    recipe = make_recipe(Path(home), Path(data), *common, *settings)
     assert run({"recipe": recipe.to_json(), "resume": "auto"})["status"] == "finished"
     _, newest = step_folders(recipe.config.folder / "checkpoints")[0]
     return {
@@ -197,12 +199,11 @@ def run_of(home: str, data: str, settings: list[str], disk: str) -> dict:
 def test_a_run_commits_from_a_disk_what_it_commits_from_memory(tmp_path):
     data, disk = make_data(tmp_path / "data"), tmp_path / "disk"
     disk.mkdir()
-    offloads = ["engine.offload=optimizer", f"engine.offload_folder={disk}"]
     plain, offloaded = (
         run_ranks(
             1, "tests.engine.test_disk:run_of", str(tmp_path / name), str(data), more, str(disk)
         )[0]
-        for name, more in (("memory", []), ("disk", offloads))
+        for name, more in (("memory", []), ("disk", [f"engine.offload_folder={disk}"]))
     )
     assert (plain["mapped"], offloaded["mapped"]) == ({False}, {True})
     assert plain["losses"] == offloaded["losses"]
