@@ -9,13 +9,21 @@ import pytest
 import torch
 
 from tests.engine.elastic import matrix
-from tests.engine.scenarios import discarded, make_engine, resumed, shape_with, train_steps
+from tests.engine.scenarios import (
+    committed,
+    discarded,
+    make_engine,
+    resumed,
+    shape_with,
+    train_steps,
+)
 from tests.engine.test_elastic import insist
 from tests.ranks import run_ranks
 from tests.train.recipes import exact_losses, make_data, make_recipe
 from tests.train.test_saving import small_disk
 from vitscale.checkpoint import snapshot
 from vitscale.checkpoint.layout import step_folders
+from vitscale.checkpoint.state import StateReader
 from vitscale.checkpoint.weights import load_weights
 from vitscale.config.engine import EngineConfig
 from vitscale.config.optim import OptimConfig
@@ -68,21 +76,20 @@ def tensors_of(engine) -> list[torch.Tensor]:
     return found
 
 
-def compared(cases: list[dict]) -> list[dict]:
-    """For each case: four steps on the disk and in memory, and where everything lay before and after them."""
+def compared(cases: list[dict], folder: str) -> list[dict]:
+    """For each case: four steps on the disk and in memory; where all lay before and after them, and once loaded."""
     zero_settings.SUB_GROUP = 10**9  # as in memory: norms are summed by sub-groups
     ranks, found = Ranks(place_of(), CPU, 60), []
-    for case in cases:
+    for number, case in enumerate(cases):
         engine, plan = make_engine(case, ranks)
         lay = [mapped(each, case["folder"]) for each in tensors_of(engine)]
         series = train_steps(engine, plan, ranks.place.rank, range(4))
         lie = [mapped(each, case["folder"]) for each in tensors_of(engine)]
-        told = {
-            "used": engine.state.disk.used,
-            "series": series,
-            "mapped": [lay, lie],
-            "files": os.listdir(case["folder"]),
-        }
+        used, files = engine.state.disk.used, os.listdir(case["folder"])
+        path = committed(engine, ranks, Path(folder) / str(number), **case.get("shape", {}))
+        engine.load(StateReader(path), 4)
+        loaded = [mapped(each, case["folder"]) for each in tensors_of(engine)]
+        told = {"series": series, "mapped": [lay, lie, loaded], "used": used, "files": files}
         engine.close()
         engine, plan = make_engine(case | {"folder": None}, ranks)
         told["in memory"] = train_steps(engine, plan, ranks.place.rank, range(4))
@@ -104,7 +111,9 @@ def discarded_in_pieces(cases: list[dict], folder: str) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    return run_ranks(2, "tests.engine.test_disk:compared", on_disk(tmp_path_factory.mktemp("disk")))
+    cases = on_disk(tmp_path_factory.mktemp("disk"))
+    folder = str(tmp_path_factory.mktemp("commits"))
+    return run_ranks(2, "tests.engine.test_disk:compared", cases, folder)
 
 
 @pytest.mark.dist
@@ -118,9 +127,9 @@ def test_a_disk_changes_no_bit(both, case):
 @each_case
 def test_all_state_lies_in_files_without_a_name(both, case):
     for rank in both:
-        before, after = rank[case]["mapped"]
-        assert len(before) == len(after) >= 8
-        assert all(before) and all(after)
+        assert len(rank[case]["mapped"]) == 3
+        for lies in rank[case]["mapped"]:
+            assert len(lies) >= 8 and all(lies)
         assert rank[case]["files"] == []
 
 
