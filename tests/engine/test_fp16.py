@@ -121,6 +121,7 @@ def test_losses_and_unscaled_norms_are_those_of_float32_within_half_precision(ru
 
 @DEEPSPEED_TOO
 @pytest.mark.dist
+@pytest.mark.slow
 def test_a_scale_that_is_far_too_large_costs_every_engine_the_same_updates():
     found = run_ranks(2, "tests.engine.half:overflowing", KINDS, 2.0**26, 14)
     assert found[0][0]["updates"] < 12

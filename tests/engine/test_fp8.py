@@ -54,6 +54,7 @@ def test_backward_keeps_what_it_keeps_in_bf16(scaling, mode):
     assert held(SHAPE, mode, ops=ops_in_fp8(scaling)) == held(SHAPE, mode) > 0
 
 
+@pytest.mark.slow
 def test_commits_of_two_ranks_resume_bit_for_bit(tmp_path):
     cases = [LOCAL, {**ZERO[1], "fp8": "tensorwise", "accumulation": 2}, ZERO[2]]
     for rank in run_ranks(2, "tests.engine.scenarios:resumed", cases, str(tmp_path)):
