@@ -232,7 +232,7 @@ def test_a_full_disk_shows_at_once_and_a_reserve_is_kept_from_others(tmp_path):
         first = disk.zeros((100_000,), dtype=torch.float32, device=CPU)
         first.fill_(1.0)
         disk.reserve(disk.used)
-        with pytest.raises(ResourceError, match=r"cannot be laid on a disk"):
+        with pytest.raises(ResourceError, match="can be made there: No space left"):
             disk.zeros((100_000,), dtype=torch.float32, device=CPU)
         second = disk.zeros_of_reserve((100_000,), dtype=torch.float32, device=CPU)
         assert torch.equal(first, torch.ones(100_000))

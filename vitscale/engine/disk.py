@@ -83,7 +83,7 @@ class Disk:
                 return file
         except OSError as error:
             raise ResourceError(
-                f"{human_bytes(size)} cannot be laid on a disk: {error.strerror}",
+                f"no file of {human_bytes(size)} can be made there: {error.strerror}",
                 where="engine.offload_folder",
                 given=str(self.folder),
                 do="Name a folder that is there, on a disk with room for the state of all ranks of the machine, twice.",
