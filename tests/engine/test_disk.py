@@ -109,11 +109,15 @@ def discarded_in_pieces(cases: list[dict], folder: str) -> list[dict]:
     return discarded(cases, folder)
 
 
+def ranks_on_disk(factory: pytest.TempPathFactory, function: str, **env: str) -> list:
+    """What two ranks answer that run all cases, with a folder for their state and one for commits."""
+    cases, commits = on_disk(factory.mktemp("disk")), str(factory.mktemp("commits"))
+    return run_ranks(2, f"{__name__}:{function}", cases, commits, **env)
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    cases = on_disk(tmp_path_factory.mktemp("disk"))
-    folder = str(tmp_path_factory.mktemp("commits"))
-    return run_ranks(2, "tests.engine.test_disk:compared", cases, folder)
+    return ranks_on_disk(tmp_path_factory, "compared")
 
 
 @pytest.mark.dist
@@ -146,9 +150,7 @@ def test_the_planner_knows_how_much_lies_there(both, case):
 
 @pytest.fixture(scope="module")
 def resumes(tmp_path_factory):
-    cases = on_disk(tmp_path_factory.mktemp("disk"))
-    folder = str(tmp_path_factory.mktemp("resume"))
-    return run_ranks(2, "tests.engine.test_disk:resumed_in_pieces", cases, folder)
+    return ranks_on_disk(tmp_path_factory, "resumed_in_pieces")
 
 
 @pytest.mark.dist
@@ -162,10 +164,7 @@ def test_a_run_on_a_disk_goes_on_bit_for_bit(resumes, case):
 
 @pytest.fixture(scope="module")
 def discards(tmp_path_factory):
-    cases = on_disk(tmp_path_factory.mktemp("disk"))
-    folder = str(tmp_path_factory.mktemp("discard"))
-    name = "tests.engine.test_disk:discarded_in_pieces"
-    return run_ranks(2, name, cases, folder, **NAN_ON_RANK_1)
+    return ranks_on_disk(tmp_path_factory, "discarded_in_pieces", **NAN_ON_RANK_1)
 
 
 @pytest.mark.dist

@@ -11,8 +11,14 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from vitscale.config.base import DurationField, Section
-from vitscale.config.load import all_at_once, merge, parse_override, read_toml, sentences
-from vitscale.errors import ConfigError, nearest
+from vitscale.config.load import (
+    all_at_once,
+    merge,
+    named_file,
+    parse_override,
+    read_toml,
+    sentences,
+)
 
 FOLDER = Path("configs/cluster")
 LOCAL = "local"
@@ -331,17 +337,6 @@ def split_overrides(overrides: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def _path_of(name: str) -> Path | None:
-    if name.endswith(".toml") or "/" in name:
-        return Path(name)
-    path = FOLDER / f"{name}.toml"
-    if path.exists():
-        return path
-    if name == LOCAL:
+    if name == LOCAL and not (FOLDER / f"{LOCAL}.toml").exists():
         return None
-    known = {LOCAL, *(file.stem for file in FOLDER.glob("*.toml"))}
-    hint = nearest(name, known)
-    raise ConfigError(
-        f"there is no cluster profile '{name}'",
-        where=str(FOLDER),
-        do=f"{hint[0].upper()}{hint[1:]}{'' if hint.endswith('?') else '.'} A path to a .toml file works too.",
-    )
+    return named_file(name, FOLDER, "cluster profile", others=(LOCAL,))

@@ -113,18 +113,18 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot be read as TOML: {error}", where=str(path)) from error
 
 
-def named_file(name: str, folder: Path, what: str) -> Path:
+def named_file(name: str, folder: Path, what: str, others: Iterable[str] = ()) -> Path:
     """The path of a file that is called by its name in `folder`, or by a path.
 
     Raises:
-        ConfigError: there is no such `what` (a word such as "suite"); names the nearest.
+        ConfigError: there is no such `what` (a word such as "suite"); names the nearest, of `others` too.
     """
     if name.endswith(".toml") or "/" in name:
         return Path(name)
     path = folder / f"{name}.toml"
     if path.exists():
         return path
-    known = [file.stem for file in folder.glob("*.toml")]
+    known = {*others, *(file.stem for file in folder.glob("*.toml"))}
     hint = nearest(name, known) if known else f"{folder} holds none here"
     raise ConfigError(
         f"there is no {what} '{name}'",

@@ -27,12 +27,15 @@ class Dense(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., D] to [..., F]."""
-        return by_rows(self, input)
+        return by_rows(F.linear, self, input)
 
 
-def by_rows(layer: nn.Linear, input: Tensor) -> Tensor:
-    """[..., D] to [..., F] by torch's product; found at each call, since DeepSpeed's stage 3 replaces it."""
-    rows = F.linear(input.flatten(0, -2), layer.weight, layer.bias)
+def by_rows(product: Callable[..., Tensor], layer: nn.Linear, input: Tensor) -> Tensor:
+    """[..., D] to [..., F] by `product` of rows, weight and bias.
+
+    Hand `F.linear` over by that name at each call, since DeepSpeed's stage 3 replaces it.
+    """
+    rows = product(input.flatten(0, -2), layer.weight, layer.bias)
     return rows.unflatten(0, input.shape[:-1])
 
 
@@ -41,8 +44,7 @@ class ExplicitDense(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., D] to [..., F]."""
-        rows = explicit_linear(input.flatten(0, -2), self.weight, self.bias)
-        return rows.unflatten(0, input.shape[:-1])
+        return by_rows(explicit_linear, self, input)
 
 
 def explicit_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
