@@ -140,7 +140,7 @@ def attentions(sizes: Sizes, at: torch.device, dtype: torch.dtype) -> dict[str, 
     def attending(attention: Callable[..., Tensor]) -> Work:
         def work() -> list[Tensor]:
             own = qkv.clone().requires_grad_()
-            mixed = attention(*own.permute(2, 0, 3, 1, 4).unbind(0))
+            mixed = attention(*(each.transpose(1, 2) for each in own.unbind(2)))
             return [mixed.detach(), *torch.autograd.grad(mixed, own, gradient)]
 
         return work

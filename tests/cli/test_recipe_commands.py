@@ -144,9 +144,30 @@ def test_what_a_user_gets_wrong_is_said_in_one_message(recipe, capsys, words, co
     assert complaint in capsys.readouterr().err
 
 
-def test_a_missing_recipe_gets_the_nearest_name(recipe, capsys):
-    assert main(["plan", "s.toml"]) == 2
-    assert "no such recipe" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [
+        ("tiny", "Did you mean configs/debug/tiny.toml?"),
+        ("pretrain/tiny.toml", "Did you mean configs/debug/tiny.toml?"),
+        ("configs/debug/tini.toml", "Did you mean configs/debug/tiny.toml?"),
+        ("absent.toml", "Give the path of a .toml file"),
+    ],
+)
+def test_a_missing_recipe_gets_the_nearest_name(given, answer, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs" / "debug").mkdir(parents=True)
+    for file in ("pyproject.toml", "configs/debug/tiny.toml"):
+        (tmp_path / file).touch()
+    assert main(["plan", given]) == 2
+    assert f"{given}: no such recipe. {answer}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("variant", ["Q/16", "B16"])
+def test_a_preset_that_cannot_be_is_said_in_a_sentence(variant, capsys):
+    assert main(["plan", "--model", variant]) == 2
+    said = capsys.readouterr().err
+    assert f"'{variant}'" in said and "variant: " in said
+    assert "validation error" not in said and "pydantic" not in said
 
 
 def test_show_prints_toml_that_is_the_recipe_again(recipe, capsys, tmp_path):

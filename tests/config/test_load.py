@@ -237,7 +237,7 @@ def test_another_schema_version_is_refused(tmp_path):
 
 def test_a_missing_file_gets_the_nearest_name(tmp_path):
     write_recipe(tmp_path / "tiny.toml")
-    assert "Did you mean 'tiny.toml'?" in complaint("tinny.toml")
+    assert "Did you mean tiny.toml?" in complaint("tinny.toml")
 
 
 @pytest.mark.parametrize("text", ["[run\n", "run = 1\nrun = 2\n"])

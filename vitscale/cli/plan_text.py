@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vitscale.config.dataset import DatasetFacts
-from vitscale.config.model import ModelConfig
-from vitscale.errors import ConfigError
+from vitscale.config.load import preset_shape
 from vitscale.planner.activations import MODES, image_bytes
 from vitscale.planner.forecast import Job, Needs, alternatives, settings_of
 from vitscale.planner.size import forward_flops, parameters
@@ -22,12 +21,7 @@ def model_record(variant: str, image_px: int) -> dict[str, Any]:
     Raises:
         ConfigError: there is no such variant, or the image does not suit it.
     """
-    try:
-        shape = ModelConfig(variant=variant, image_px=image_px).shape(1)
-    except ValueError as error:
-        raise ConfigError(
-            str(error), where="--model", given=variant, do="Such as B/16, L/14 or B/16s12."
-        ) from error
+    shape = preset_shape(variant, image_px)
     head = shape.width + 1
     return {
         "model": variant,

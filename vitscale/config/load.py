@@ -6,11 +6,13 @@ import json
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from vitscale.config.model import ModelConfig, Shape
 from vitscale.config.run import SCHEMA_VERSION, RunConfig, conflicts
 from vitscale.config.source import absolute_paths
 from vitscale.errors import ConfigError, nearest
@@ -99,18 +101,23 @@ def _layers(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a file; a missing one is answered with the nearest name beside it."""
+    """The tables of a file; a missing one is answered with the nearest name there is."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        folder = path.parent
-        names = [p.name for p in folder.glob("*.toml")] if folder.is_dir() else []
-        hint = nearest(path.name, names) if names else f"{folder} holds no recipes"
-        raise ConfigError(
-            "no such recipe", where=str(path), do=f"{hint[0].upper()}{hint[1:]}"
-        ) from error
+        raise ConfigError("no such recipe", where=str(path), do=_where_else(path)) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"cannot be read as TOML: {error}", where=str(path)) from error
+
+
+def _where_else(path: Path) -> str:
+    """What to write for a recipe that is not at `path`: the nearest name beside it or in configs/."""
+    files = [*Path("configs").rglob("*.toml"), *path.parent.glob("*.toml")]
+    known = {file.stem: str(file) for file in files}
+    close = get_close_matches(path.stem, known, n=1)
+    if close:
+        return f"Did you mean {known[close[0]]}?"
+    return "Give the path of a .toml file, such as configs/debug/tiny.toml."
 
 
 def named_file(name: str, folder: Path, what: str, others: Iterable[str] = ()) -> Path:
@@ -202,6 +209,18 @@ def _validate(values: dict[str, Any], sources: dict[str, str]) -> RunConfig:
     if problems:
         raise all_at_once(problems)
     return config
+
+
+def preset_shape(variant: str, image_px: int) -> Shape:
+    """Of a preset with one class, without a recipe.
+
+    Raises:
+        ConfigError: there is no such variant, or the image does not suit it.
+    """
+    try:
+        return ModelConfig(variant=variant, image_px=image_px).shape(1)
+    except ValidationError as error:
+        raise all_at_once(sentences(error, {}, ModelConfig), "model") from None
 
 
 def all_at_once(lines: list[str], what: str = "recipe") -> ConfigError:

@@ -76,7 +76,7 @@ class Block(nn.Module):
         batch, count, width = tokens.shape
         heads = self.shape.heads
         qkv_BNKHD = self.qkv(tokens).view(batch, count, 3, heads, width // heads)
-        q, k, v = qkv_BNKHD.permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (each.transpose(1, 2) for each in qkv_BNKHD.unbind(2))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:

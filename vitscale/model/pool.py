@@ -31,6 +31,6 @@ class AttentionPool(nn.Module):
         heads = self.shape.heads
         q = self.q(self.probe).expand(batch, -1, -1).view(batch, 1, heads, -1).transpose(1, 2)
         kv_BNKHD = self.kv(tokens).view(batch, count, 2, heads, width // heads)
-        k, v = kv_BNKHD.permute(2, 0, 3, 1, 4).unbind(0)
+        k, v = (each.transpose(1, 2) for each in kv_BNKHD.unbind(2))
         pooled = self.out(self.attention(q, k, v, None).reshape(batch, width))
         return pooled + self.fc2(activate(self.fc1(self.norm(pooled)), self.shape.activation))
