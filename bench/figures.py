@@ -41,10 +41,14 @@ CPU_TIME, WALL_TIME = by_clock(time.process_time), by_clock(time.perf_counter)
 
 
 def times_in_turn(works: Mapping[str, Work], rounds: int, timed: Timed) -> dict[str, list[float]]:
-    """Milliseconds of each contestant and round; each warms up once, then all go in turn."""
+    """Milliseconds of each contestant and round; each warms up once, then all go in turn, there and back.
+
+    So a machine that grows slower or faster within a round favours nobody.
+    """
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):
-        for name, work in works.items():
+        order = list(works.items())
+        for name, work in order if turn % 2 else reversed(order):
             seconds = timed(work)
             if turn:
                 times[name].append(1e3 * seconds)

@@ -96,6 +96,18 @@ def test_what_shows_the_most_does_the_product_and_the_copy(monkeypatch):
         assert all(value > 0 for value in device.ceilings(times, CPU).values())
 
 
+def test_a_machine_that_grows_slower_all_the_time_favours_nobody():
+    now = [0.0, 1.0]
+
+    def work():
+        now[0] += now[1]
+        now[1] *= 1.1
+
+    works = {"ours": work, "first": work, "last": work}
+    times = figures.times_in_turn(works, 4, figures.by_clock(lambda: now[0]))
+    assert figures.figure(times)["ratio"] == pytest.approx({"first": 1, "last": 1}, abs=0.03)
+
+
 def test_figures_with_mfu_show_it_in_the_table():
     found = figures.figure({"ours": [1.0, 1.0], "peer": [2.0, 2.0]}) | {
         "mfu": {"ours": 0.5, "peer": 0.25}

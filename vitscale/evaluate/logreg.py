@@ -7,6 +7,7 @@ free. With several labels an image every class is a two-class problem of its own
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,8 @@ GRADIENT, CHANGE = 1e-10, 1e-18
 """A fit is done when no derivative of the mean loss is larger, or the loss does not change in float64 any more. A bound
 of 1e-12 on the change would leave probabilities wrong in the sixth digit."""
 _MEMORY = 10  # pairs kept by L-BFGS, as in scipy
+_FEW = 2**22
+"""Multiplications of a product that are done before another thread is worth waiting for."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,22 @@ def fit_path(
     x = features.double()
     flat = x.new_zeros(classes * (x.shape[1] + 1), requires_grad=True)
     for c in path:
-        _minimise(flat, x, truth, c, iterations)
+        with _threads_for(x.numel() * classes):
+            _minimise(flat, x, truth, c, iterations)
         table = flat.detach().clone().view(classes, -1)
         yield Logreg(table[:, :-1], table[:, -1])
+
+
+@contextmanager
+def _threads_for(multiplications: int) -> Iterator[None]:
+    """One thread for small products: thousands of steps would each wait for threads whose cores are busy elsewhere."""
+    given = torch.get_num_threads()
+    if multiplications < _FEW:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(given)
 
 
 def _minimise(flat: Tensor, x: Tensor, truth: Tensor, c: float, iterations: int) -> None:
