@@ -16,6 +16,8 @@ from typing import Any
 from unittest import mock
 
 _GPU = Path("/dev/nvidiactl").exists()
+_LOADED = ["deepspeed.runtime.zero.muon.muon_optimizer", "tests.engine.scenarios"]
+"""DeepSpeed loads the first of them, and torch.compile with it, when it makes an optimizer."""
 
 
 def free_port() -> int:
@@ -58,7 +60,7 @@ def _context(fresh: bool) -> SpawnContext | ForkServerContext:
     if fresh:  # as on a GPU, where no fork can use what its parent looked at
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["deepspeed", "tests.engine.scenarios"])
+    context.set_forkserver_preload(_LOADED)
     return context
 
 

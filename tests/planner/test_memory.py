@@ -51,7 +51,9 @@ TWO = [
 
 def insist(case, world):
     settings = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed is given back at once
-    for seen, foreseen in run_ranks(world, "tests.planner.measured:peak", case, fresh=True, **settings):
+    for seen, foreseen in run_ranks(
+        world, "tests.planner.measured:peak", case, fresh=True, **settings
+    ):
         assert foreseen == pytest.approx(seen, rel=0.05), case
 
 
