@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+ROOT = Path(__file__).resolve().parents[1]
 _GPU = Path("/dev/nvidiactl").exists()
 _LOADED = ["deepspeed.runtime.zero.muon.muon_optimizer", "tests.engine.scenarios"]
 """DeepSpeed loads the first of them, and torch.compile with it, when it makes an optimizer."""
