@@ -18,6 +18,13 @@ PROFILES = {
     "abacus": 'kind = "ray"\naddress = "auto"\nworkers = 4\ngpus_per_worker = 1\naccelerator = "abacus"\n',
 }
 
+IN_FP8 = [
+    "ops.linear=fp8-rowwise",
+    "engine.zero_stage=2",
+    "ops.block=compile",
+    "model.variant=H/16",
+]
+
 
 @pytest.fixture
 def plan(tmp_path, monkeypatch, capsys):
@@ -126,6 +133,13 @@ def test_what_auto_became_is_in_the_plan(plan):
             ["cluster.accelerator=L4", "train.micro_batch=64", "engine.recompute=none"],
             "Fits: ",
         ),
+        (
+            "h100",
+            ["cluster.accelerator=A100", *IN_FP8],
+            "fp8-rowwise needs compute capability 9.0, and this GPU has 8.0. "
+            'Use "torch", or H100, H200, B200.',
+        ),
+        ("h100", ["cluster.accelerator=L4", *IN_FP8], "needs compute capability 9.0"),
     ],
 )
 def test_profiles_and_options_that_contradict_are_refused(plan, profile, words, complaint):

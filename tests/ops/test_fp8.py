@@ -210,19 +210,19 @@ def machine(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("version", "capability", "scaling", "words"),
+    ("version", "capability", "linear", "words"),
     [
-        (None, (9, 0), "rowwise", "torchao is not installed: pip install 'vitscale[fp8]'"),
-        ("0.9.0", (9, 0), "rowwise", "torchao 0.9.0 is older than 0.18"),
-        ("0.18.0", (8, 9), "rowwise", "rowwise scaling needs compute capability 9.0"),
-        ("0.18.0", (8, 6), "tensorwise", "needs compute capability 8.9, and this GPU has 8.6"),
-        ("0.18.0+cu130", (8, 9), "tensorwise", ""),
-        ("1.0", (10, 0), "rowwise", ""),
+        (None, (9, 0), "fp8-rowwise", "torchao is not installed: pip install 'vitscale[fp8]'"),
+        ("0.9.0", (9, 0), "fp8-rowwise", "torchao 0.9.0 is older than 0.18"),
+        ("0.18.0", (8, 9), "fp8-rowwise", "fp8-rowwise needs compute capability 9.0"),
+        ("0.18.0", (8, 6), "fp8-tensorwise", "needs compute capability 8.9, and this GPU has 8.6"),
+        ("0.18.0+cu130", (8, 9), "fp8-tensorwise", ""),
+        ("1.0", (10, 0), "fp8-rowwise", ""),
     ],
 )
-def test_what_stands_against_fp8_on_a_gpu(machine, version, capability, scaling, words):
+def test_what_stands_against_fp8_on_a_gpu(machine, version, capability, linear, words):
     machine(version, capability)
-    found = fp8_obstacle(scaling, CUDA)
+    found = fp8_obstacle(linear, CUDA)
     assert words in found
     assert bool(found) == bool(words)
 

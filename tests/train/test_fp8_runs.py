@@ -41,7 +41,7 @@ def allowed():
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops_config, "LEAST_FP8_WIDTH", 32)
-        patch.setattr(choice, "fp8_obstacle", lambda scaling, device: "")
+        patch.setattr(choice, "fp8_obstacle", lambda linear, device: "")
         patch.setattr(torch, "compile", lambda function: function)
         yield
     torch.set_num_threads(before)

@@ -19,6 +19,9 @@ LEAST_FP8_WIDTH = 1280
 FP8_MULTIPLE = 16
 """Rows and columns of CUDA's fp8 products (`torch._scaled_mm`) come in multiples of it."""
 
+FP8_CAPABILITIES = {"fp8-tensorwise": (8, 9), "fp8-rowwise": (9, 0)}
+"""From which GPUs on: fp8 tensor cores, and those for which torchao has its rowwise recipe (H100)."""
+
 
 class OpsConfig(Section):
     """`auto` takes the first that can run here, in the order of docs/kernels.md, and says which.
@@ -65,6 +68,15 @@ class OpsConfig(Section):
 def scaling_of(linear: str) -> str:
     """torchao's recipe behind a value of `FP8`."""
     return linear.removeprefix("fp8-")
+
+
+def too_old_for(linear: str, capability: tuple[int, int]) -> str:
+    """What stands against a value of `ops.linear` on GPUs of this CUDA compute capability, or nothing."""
+    least = FP8_CAPABILITIES.get(linear, (0, 0))
+    if capability >= least:
+        return ""
+    needed, has = (".".join(map(str, each)) for each in (least, capability))
+    return f"{linear} needs compute capability {needed}, and this GPU has {has}"
 
 
 def explicit_first(device: str, *, half: bool) -> bool:

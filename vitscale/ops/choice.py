@@ -204,7 +204,7 @@ def _linear(wanted: OpsConfig, here: Here) -> list[Way]:
     plain = Way("explicit", f"bias and transposing cost oneDNN less in {name}", obstacle)
     fused = Way("torch", f"torch's products for {kind}")
     first = here.dtype.itemsize == 2 and not obstacle and not here.compiles
-    against = fp8_obstacle(scaling_of(wanted.linear), here.device) if wanted.in_fp8 else ""
+    against = fp8_obstacle(wanted.linear, here.device) if wanted.in_fp8 else ""
     in_fp8 = [Way(name, "", against, by_auto=False, caution=_UNTRIED) for name in FP8]
     return [*([plain, fused] if first else [fused, plain]), *in_fp8]
 

@@ -14,11 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitscale.config.ops import too_old_for
 from vitscale.ops.linear import Linear, by_rows
 
 LEAST_TORCHAO = (0, 18)
-CAPABILITIES = {"tensorwise": (8, 9), "rowwise": (9, 0)}
-"""From which GPUs on: fp8 tensor cores, and those for which torchao has its rowwise recipe (H100)."""
 
 
 def fp8_linear(scaling: str) -> Linear:
@@ -53,17 +52,13 @@ def _fp8_layers() -> Any:
     return Fp8Dense
 
 
-def fp8_obstacle(scaling: str, device: torch.device) -> str:
-    """What stands against fp8 products of this scaling here, or nothing."""
+def fp8_obstacle(linear: str, device: torch.device) -> str:
+    """What stands against this value of `config.ops.FP8` here, or nothing."""
     if device.type != "cuda":
         return f"fp8 products gain nothing on a {device.type}"
     if problem := _torchao_problem():
         return f"{problem}: pip install 'vitscale[fp8]'"
-    least, found = CAPABILITIES[scaling], torch.cuda.get_device_capability(device)
-    if found < least:
-        needed, has = (".".join(map(str, each)) for each in (least, found))
-        return f"{scaling} scaling needs compute capability {needed}, and this GPU has {has}"
-    return ""
+    return too_old_for(linear, torch.cuda.get_device_capability(device))
 
 
 def _torchao_problem() -> str:

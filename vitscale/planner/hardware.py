@@ -31,6 +31,8 @@ class Accelerator:
     """Bytes/s to the others of its machine, in each direction."""
     network: float
     """Bytes/s of its share of the machine's network, in each direction."""
+    capability: tuple[int, int]
+    """CUDA's compute capability."""
     per_node: int = 8
     """GPUs of a machine."""
     reached: float = 0.65
@@ -42,16 +44,16 @@ ACCELERATORS = {
     # machine of 8 (docs.nvidia.com, NeMo framework, ViT performance): 693 images/s on A100, 1428 on H100; timm's eight
     # models on an RTX 3090 (results/benchmark-train-amp-nchw-pt112-cu113-rtx3090.csv). Elsewhere it is a
     # guess: what its generation came to, or 0.65.
-    "A100-40G": Accelerator(40 * GB, 312e12, 1555e9, 300e9, 25e9, reached=0.59),
-    "A100-80G": Accelerator(80 * GB, 312e12, 2039e9, 300e9, 25e9, reached=0.59),
-    "H100": Accelerator(80 * GB, 989e12, 3350e9, 450e9, 50e9, reached=0.46),
-    "H200": Accelerator(141 * GB, 989e12, 4800e9, 450e9, 50e9, reached=0.46),
-    "B200": Accelerator(180 * GB, 2250e12, 8000e9, 900e9, 50e9, reached=0.46),
-    "L40S": Accelerator(48 * GB, 362e12, 864e9, 32e9, 25e9),
-    "L4": Accelerator(24 * GB, 121e12, 300e9, 32e9, 12.5e9),
-    "A10G": Accelerator(24 * GB, 70e12, 600e9, 16e9, 12.5e9, per_node=4),
-    "RTX3090": Accelerator(24 * GB, 71e12, 936e9, 16e9, 1.25e9, per_node=4, reached=1.0),
-    "RTX4090": Accelerator(24 * GB, 165e12, 1008e9, 16e9, 1.25e9, per_node=4),
+    "A100-40G": Accelerator(40 * GB, 312e12, 1555e9, 300e9, 25e9, (8, 0), reached=0.59),
+    "A100-80G": Accelerator(80 * GB, 312e12, 2039e9, 300e9, 25e9, (8, 0), reached=0.59),
+    "H100": Accelerator(80 * GB, 989e12, 3350e9, 450e9, 50e9, (9, 0), reached=0.46),
+    "H200": Accelerator(141 * GB, 989e12, 4800e9, 450e9, 50e9, (9, 0), reached=0.46),
+    "B200": Accelerator(180 * GB, 2250e12, 8000e9, 900e9, 50e9, (10, 0), reached=0.46),
+    "L40S": Accelerator(48 * GB, 362e12, 864e9, 32e9, 25e9, (8, 9)),
+    "L4": Accelerator(24 * GB, 121e12, 300e9, 32e9, 12.5e9, (8, 9)),
+    "A10G": Accelerator(24 * GB, 70e12, 600e9, 16e9, 12.5e9, (8, 6), per_node=4),
+    "RTX3090": Accelerator(24 * GB, 71e12, 936e9, 16e9, 1.25e9, (8, 6), per_node=4, reached=1.0),
+    "RTX4090": Accelerator(24 * GB, 165e12, 1008e9, 16e9, 1.25e9, (8, 9), per_node=4),
 }
 """By the names that Ray gives them, where it has one."""
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 from vitscale.config.cluster import ClusterProfile
 from vitscale.config.dataset import DatasetFacts
 from vitscale.config.model import Shape
-from vitscale.config.ops import on_device
+from vitscale.config.ops import on_device, too_old_for
 from vitscale.config.plan import Plan, make_plan
 from vitscale.config.run import RunConfig
 from vitscale.errors import ConfigError
 from vitscale.planner.choice import chosen, insist_on_hpz
 from vitscale.planner.forecast import Job, alternatives, fewest_ranks, settings_of
-from vitscale.planner.hardware import USABLE, Cluster, cluster_of, kinds_of
+from vitscale.planner.hardware import ACCELERATORS, USABLE, Cluster, cluster_of, kinds_of
 from vitscale.units import human_bytes
 
 
@@ -21,9 +21,16 @@ def job_on(cluster: Cluster, config: RunConfig, shape: Shape, plan: Plan) -> Job
     """The recipe's job on a cluster, with every `auto` decided by the memory of its accelerators.
 
     Raises:
-        ConfigError: engine.zero_hpz does not suit the cluster.
+        ConfigError: engine.zero_hpz does not suit the cluster, or ops.linear its accelerators.
     """
     insist_on_hpz(config.engine, plan.world, min(cluster.per_node, plan.world))
+    if obstacle := too_old_for(config.ops.linear, cluster.gpu.capability):
+        able = [
+            name
+            for name, gpu in ACCELERATORS.items()
+            if not too_old_for(config.ops.linear, gpu.capability)
+        ]
+        raise ConfigError(obstacle, where="ops.linear", do=f'Use "torch", or {", ".join(able)}.')
     room = USABLE * cluster.gpu.memory
     ops = on_device(config.ops, "cuda", config.engine.precision)
     engine = chosen(config.engine, shape, config.optim, plan, room, ops).engine
@@ -64,7 +71,7 @@ def insist_on_profile(config: RunConfig, profile: ClusterProfile, facts: Dataset
     A profile that names no accelerator, or one that the planner does not know, passes.
 
     Raises:
-        ConfigError: more memory is needed than there is, or engine.zero_hpz does not suit the cluster.
+        ConfigError: more memory is needed than there is, or what `job_on` raises.
     """
     if not kinds_of(profile.accelerator or "") or (cluster := cluster_of(profile)) is None:
         return
