@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 RUNS ?= runs/demo
 FUZZ_S ?= 300
 PEERS  := .venv-peers
-BENCHES := augment checkpoint decode elastic engines growth kernels memory recompute shuffle
+BENCHES := augment checkpoint decode elastic engines growth kernels memory recompute shuffle startup
 
 # python3.11 where there is one, else a python3 that is new enough.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
