@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 
-from bench import figures, kernels, recompute, step
+from bench import figures, kernels, recompute, startup, step
 from tests.ranks import ROOT
 from vitscale.config.model import Shape
 from vitscale.model.build import build_model
@@ -109,3 +109,22 @@ def test_modes_of_recomputation_are_run_through(results, monkeypatch):
     recompute.main()
     found = results("recompute")
     assert set(found["figures"]) == {"cheap", "mlp", "full"} and found["batch"] == 2
+
+
+@pytest.mark.slow
+def test_commands_that_begin_do_what_their_peers_do(tmp_path):
+    """Each contestant once: runs end with a commit, the loop with its weights."""
+    for works in startup.contests(tmp_path).values():
+        for work in works.values():
+            before = startup.cpu_seconds_of_children()
+            work()
+            assert startup.cpu_seconds_of_children() > before
+    assert len(list(tmp_path.glob("run-*/checkpoints/step-00000001/MANIFEST.json"))) == 2
+    assert (tmp_path / "one_step.pt").exists()
+
+
+def test_a_command_that_fails_ends_the_bench_with_what_it_said():
+    with pytest.raises(SystemExit) as error:
+        startup.vitscale("plan", "--model", "B")
+    said = str(error.value)
+    assert "plan --model B ended with 2:\n" in said and "'B' is not a variant" in said
