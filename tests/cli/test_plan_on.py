@@ -136,7 +136,7 @@ def test_what_auto_became_is_in_the_plan(plan):
         (
             "h100",
             ["cluster.accelerator=A100", *IN_FP8],
-            "fp8-rowwise needs compute capability 9.0, and this GPU has 8.0. "
+            "fp8-rowwise needs compute capability 9.0, and this GPU has 8.0 (given: fp8-rowwise). "
             'Use "torch", or H100, H200, B200.',
         ),
         ("h100", ["cluster.accelerator=L4", *IN_FP8], "needs compute capability 9.0"),

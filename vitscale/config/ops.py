@@ -11,16 +11,14 @@ from vitscale.config.engine import EngineConfig
 from vitscale.config.model import Shape
 from vitscale.config.optim import OptimConfig
 
-FP8 = ("fp8-tensorwise", "fp8-rowwise")
-"""Values of `ops.linear`, after torchao's recipes."""
+FP8 = {"fp8-tensorwise": (8, 9), "fp8-rowwise": (9, 0)}
+"""Values of `ops.linear`, after torchao's recipes, and CUDA's compute capability from which on GPUs can: those with
+fp8 tensor cores, and those for which torchao has its rowwise recipe (H100)."""
 LEAST_FP8_WIDTH = 1280
 """torchao leaves products with 1,024 outputs or fewer in bf16, since casts cost more than they save (on an H100;
 `_auto_filter_for_recipe` of 0.18); ViT-H is the first preset that is clear of that."""
 FP8_MULTIPLE = 16
 """Rows and columns of CUDA's fp8 products (`torch._scaled_mm`) come in multiples of it."""
-
-FP8_CAPABILITIES = {"fp8-tensorwise": (8, 9), "fp8-rowwise": (9, 0)}
-"""From which GPUs on: fp8 tensor cores, and those for which torchao has its rowwise recipe (H100)."""
 
 
 class OpsConfig(Section):
@@ -72,7 +70,7 @@ def scaling_of(linear: str) -> str:
 
 def too_old_for(linear: str, capability: tuple[int, int]) -> str:
     """What stands against a value of `ops.linear` on GPUs of this CUDA compute capability, or nothing."""
-    least = FP8_CAPABILITIES.get(linear, (0, 0))
+    least = FP8.get(linear, (0, 0))
     if capability >= least:
         return ""
     needed, has = (".".join(map(str, each)) for each in (least, capability))

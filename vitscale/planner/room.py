@@ -24,13 +24,11 @@ def job_on(cluster: Cluster, config: RunConfig, shape: Shape, plan: Plan) -> Job
         ConfigError: engine.zero_hpz does not suit the cluster, or ops.linear its accelerators.
     """
     insist_on_hpz(config.engine, plan.world, min(cluster.per_node, plan.world))
-    if obstacle := too_old_for(config.ops.linear, cluster.gpu.capability):
-        able = [
-            name
-            for name, gpu in ACCELERATORS.items()
-            if not too_old_for(config.ops.linear, gpu.capability)
-        ]
-        raise ConfigError(obstacle, where="ops.linear", do=f'Use "torch", or {", ".join(able)}.')
+    linear = config.ops.linear
+    if obstacle := too_old_for(linear, cluster.gpu.capability):
+        able = [n for n, gpu in ACCELERATORS.items() if not too_old_for(linear, gpu.capability)]
+        do = f'Use "torch", or {", ".join(able)}.'
+        raise ConfigError(obstacle, where="ops.linear", given=linear, do=do)
     room = USABLE * cluster.gpu.memory
     ops = on_device(config.ops, "cuda", config.engine.precision)
     engine = chosen(config.engine, shape, config.optim, plan, room, ops).engine
