@@ -93,7 +93,10 @@ def _rebuild(
 def nearest(name: str, known: Iterable[str]) -> str:
     """`did you mean 'x'?` for the closest known name, or the list of all when none is close."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean '{close[0]}'?"
-    return "known: " + ", ".join(names)
+    close = closest(name, names)
+    return f"known: {', '.join(names)}" if close is None else f"did you mean '{close}'?"
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` may have been meant for; None where none is close."""
+    return next(iter(difflib.get_close_matches(name, known, n=1)), None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def main(tar: str, folder: str, *options: str) -> None:
 def batch_of(tar: str) -> tuple[Tensor, Tensor]:
     """The first images of a tar, float32 [64, 3, 32, 32], and their labels, int64 [64]."""
     samples: Any = WebDataset(tar, shardshuffle=False).decode("pil").to_tuple("png", "cls")
-    pairs = [pair for pair, _ in zip(samples, range(BATCH), strict=False)]
+    pairs = list(islice(samples, BATCH))
     views = [np.asarray(image.convert("RGB").resize((SIDE, SIDE))) for image, _ in pairs]
     images = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2) / 127.5 - 1
     return images, torch.tensor([label for _, label in pairs])

@@ -6,7 +6,6 @@ import json
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast, get_origin
 
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from vitscale.config.model import ModelConfig, Shape
 from vitscale.config.run import SCHEMA_VERSION, RunConfig, conflicts
 from vitscale.config.source import absolute_paths
-from vitscale.errors import ConfigError, nearest
+from vitscale.errors import ConfigError, closest, nearest
 
 _PATHS = (
     "run.home",
@@ -114,10 +113,10 @@ def _where_else(path: Path) -> str:
     """What to write for a recipe that is not at `path`: the nearest name beside it or in configs/."""
     files = [*Path("configs").rglob("*.toml"), *path.parent.glob("*.toml")]
     known = {file.stem: str(file) for file in files}
-    close = get_close_matches(path.stem, known, n=1)
-    if close:
-        return f"Did you mean {known[close[0]]}?"
-    return "Give the path of a .toml file, such as configs/debug/tiny.toml."
+    close = closest(path.stem, known)
+    if close is None:
+        return "Give the path of a .toml file, such as configs/debug/tiny.toml."
+    return f"Did you mean {known[close]}?"
 
 
 def named_file(name: str, folder: Path, what: str, others: Iterable[str] = ()) -> Path:
@@ -220,7 +219,12 @@ def preset_shape(variant: str, image_px: int) -> Shape:
     try:
         return ModelConfig(variant=variant, image_px=image_px).shape(1)
     except ValidationError as error:
-        raise all_at_once(sentences(error, {}, ModelConfig), "model") from None
+        raise ConfigError(
+            "; ".join(_own_words(detail) for detail in details_of(error)),
+            where="model.variant",
+            given=repr(variant),
+            do="Write a preset and the patch, such as B/16, L/14 or B/16s12.",
+        ) from None
 
 
 def all_at_once(lines: list[str], what: str = "recipe") -> ConfigError:
@@ -260,10 +264,15 @@ def sentence(detail: Any, sources: dict[str, str], root: type[BaseModel]) -> str
         return _located(key, "is required and was not given", sources)
     if detail["type"] == "too_short":
         return _located(key, "is empty, and needs at least one value", sources)
-    text = detail["msg"].removeprefix("Value error, ")
+    text = _own_words(detail)
     given = detail["input"]
     shown = "" if isinstance(given, dict) or repr(given) in text else f" (given: {given!r})"
     return _located(key, text + shown, sources)
+
+
+def _own_words(detail: Any) -> str:
+    """The text of a message of the validator, which puts words before those of our own checks."""
+    return detail["msg"].removeprefix("Value error, ")
 
 
 def _located(key: str, text: str, sources: dict[str, str]) -> str:
