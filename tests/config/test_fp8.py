@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
@@ -57,10 +56,10 @@ def test_nobody_gets_it_who_does_not_ask():
         ({"model__width": 1288, "model__heads": 8}, "model.width: 1288 is no multiple of 16"),
         (
             {"train__micro_batch": 8},
-            "train.micro_batch: 8 images of 257 tokens are 2056 rows, .*: use a multiple of 16",
+            "train.micro_batch: 8 images of 1 token, CLS, in the last block are 8 rows, .*: use a multiple of 16",
         ),
         (
-            {"train__micro_batch": 2, "model__registers": 3},
+            {"train__micro_batch": 2, "model__registers": 4, "model__pooling": "map"},
             "2 images of 260 tokens are 520 rows.*: use a multiple of 4",
         ),
     ],
@@ -94,7 +93,7 @@ def test_plan_counts_it_as_bf16_and_says_so(tmp_path, capsys, gpu):
     assert record == of_plain
 
 
-H14 = dataclasses.replace(ModelConfig(variant="H/14").shape(1000), registers=3)  # 260 tokens
+H14 = ModelConfig(variant="H/14", registers=4, pooling="map").shape(1000)  # 260 tokens
 OPS = OpsConfig(block="compile", attention="sdpa", linear="fp8-tensorwise")
 
 

@@ -272,7 +272,7 @@ def test_weights_of_attention_add_up_and_give_what_the_block_computes():
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 17))
     values = block.qkv(block.norm1(tokens))[..., 64:].view(2, 17, 2, 16).transpose(1, 2)
     mixed = block.out((weights @ values).transpose(1, 2).reshape(2, 17, 32))
-    torch.testing.assert_close(mixed, block._attend(block.norm1(tokens), rotation))
+    torch.testing.assert_close(mixed, block._attend(block.norm1(tokens), rotation, None))
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,13 @@ import torch
 from torch import nn
 
 from tests.model.test_options import trained_like
+from tests.planner.test_size import OPTIONS
+from tests.planner.test_size import shape_with as sized
 from vitscale.config.model import Shape
 from vitscale.model.build import build_model
 from vitscale.model.init import TABLE, initialise
 from vitscale.model.patch import PatchEmbed, patches_of
+from vitscale.ops.attention import explicit, sdpa
 from vitscale.ops.choice import PLAIN, Ops
 
 SHAPE = Shape(32, 3, 64, 2, 4, 4, (12, 16), classes=7)
@@ -93,7 +96,8 @@ def test_features_end_in_the_logits_of_a_plain_call(changes):
     model = trained_like(shape_with(**changes))
     images = torch.randn(2, 3, 12, 16)
     named = model.features(images)
-    assert torch.equal(named["logits"], model(images))
+    torch.testing.assert_close(named["logits"], model(images), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(named["pre_logits"], model.represent(images), rtol=1e-5, atol=1e-5)
     assert named["pre_logits"].shape == (2, 32)
     assert named["block02"].shape == (2, model.shape.tokens, 32)
     assert list(named) == [
@@ -105,6 +109,22 @@ def test_features_end_in_the_logits_of_a_plain_call(changes):
         "pre_logits",
         "logits",
     ]
+
+
+@pytest.mark.parametrize("attention", [sdpa, explicit])
+@pytest.mark.parametrize("changes", OPTIONS, ids=str)
+def test_what_the_head_does_not_read_of_the_last_block_changes_nothing(changes, attention):
+    """Against a pass that computes it, in float64: logits and every gradient."""
+    shape = sized({**changes, "drop_path": 0.5})
+    model = trained_like(shape, Ops(PLAIN.norm, attention)).double().train()
+    images = torch.randn(3, 3, *shape.image, dtype=torch.float64)
+    found = []
+    for logits_of in (model, lambda images: model.features(images)["logits"]):
+        torch.manual_seed(0)  # both drop the same branches
+        logits = logits_of(images)
+        gradients = torch.autograd.grad(logits.square().sum(), list(model.parameters()))
+        found.append((logits, *gradients))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
 
 
 def test_without_positions_the_order_of_patches_does_not_matter():
@@ -163,4 +183,4 @@ def test_the_attention_of_the_ops_is_the_one_that_runs():
         return PLAIN.attention(q, k, v, bias)
 
     build_model(SHAPE, Ops(PLAIN.norm, counting), seed=0)(torch.randn(2, 3, 12, 16))
-    assert calls == [(2, 2, 13, 16)] * 3
+    assert calls == [(2, 2, 13, 16)] * 2 + [(2, 2, 1, 16)]  # of the last block CLS alone is read

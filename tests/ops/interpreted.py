@@ -155,7 +155,8 @@ def test_zero_trains_our_kernels_as_it_trains_plain_ones(stage):
 
 
 @COMPILER_WARNINGS
-def test_a_compiler_sees_our_kernels_as_operators():
+@pytest.mark.parametrize("read", [None, 1])
+def test_a_compiler_sees_our_kernels_as_operators(read):
     """Traced with shapes alone, forward and backward, without a break; then run as traced."""
     ops = ops_of(SHAPE)
     model = trained_like(SHAPE, ops)
@@ -165,7 +166,7 @@ def test_a_compiler_sees_our_kernels_as_operators():
     traced = torch.compile(block._compute, backend="aot_eager", fullgraph=True)
     results = []
     for call in (traced, block._compute):
-        out = call(tokens, None, kept, kept)
+        out = call(tokens, None, read, kept, kept)
         results.append([out, *torch.autograd.grad(out.sum(), [tokens, *block.parameters()])])
     for one, two in zip(*results, strict=True):
         torch.testing.assert_close(one, two)

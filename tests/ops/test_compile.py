@@ -1,4 +1,4 @@
-"""Blocks compiled as regions by torch.compile, on a CPU: the same numbers, one compilation for all blocks."""
+"""Blocks compiled as regions by torch.compile, on a CPU: the same numbers, one compilation for all alike."""
 
 import dataclasses
 
@@ -21,6 +21,9 @@ from vitscale.ops.fp8 import fp8_linear
 
 CPU = torch.device("cpu")
 SHAPE = Shape(32, 6, 64, 4, 4, 4, (8, 8), classes=5, layer_scale=0.1, drop_path=0.4)
+DIFFERENT = (
+    "the first block, which drops nothing, the last, of which one token is read, and all others"
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -55,7 +58,7 @@ def test_compiled_blocks_have_the_gradients_of_plain_ones(ops, mode):
     for name, plain in gradients(PLAIN, "none").items():
         assert (ours[name] - plain).norm() < 1e-5 * plain.norm()
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    assert 1 <= graphs <= 2, "the first block, which drops nothing, and all others"
+    assert 1 <= graphs <= 3, DIFFERENT
 
 
 @TORCHAO
@@ -69,7 +72,7 @@ def test_compiled_blocks_in_fp8_are_as_near_to_float32_as_eager_ones(ops, scalin
         off(gradients(each, "none", torch.bfloat16), exact) for each in (compiled, eager, PLAIN)
     )
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    assert 1 <= graphs <= 2, "the first block, which drops nothing, and all others"
+    assert 1 <= graphs <= 3, DIFFERENT
     assert 3 * bf16 < ours < 1.5 * theirs
 
 

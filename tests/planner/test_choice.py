@@ -107,11 +107,11 @@ def test_the_largest_smaller_micro_batch_that_fits_is_named():
 
 
 def test_offloaded_inputs_are_all_that_full_recomputation_held():
-    """2 D bytes a token and block, of which the one that is being computed again comes back."""
+    """2 D bytes a token and block, but of the last block, which is done, and of the one that is computed again."""
     plan = plan_of(8, 64)
     full, offload = peak(L16, plan, "full", 1), peak(L16, plan, "offload", 1)
     tokens, block = 197, 2 * 1024
-    assert full - offload == pytest.approx(64 * 23 * tokens * block, rel=0.01)
+    assert full - offload == pytest.approx(64 * 22 * tokens * block, rel=0.01)
     assert image_bytes(L16, "full") == 24 * tokens * block
     assert image_bytes(L16, "offload") == 0
 

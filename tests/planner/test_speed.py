@@ -12,7 +12,7 @@ from vitscale.config.engine import EngineConfig
 from vitscale.config.model import ModelConfig, Shape
 from vitscale.ops.attention import explicit, sdpa
 from vitscale.ops.choice import Ops, torch_norm
-from vitscale.planner.activations import MODES, block_bytes
+from vitscale.planner.activations import MODES, block_bytes, edge_bytes, image_bytes
 from vitscale.planner.hardware import ACCELERATORS, Accelerator, Cluster
 from vitscale.planner.size import parameters
 from vitscale.planner.speed import (
@@ -198,3 +198,26 @@ def test_bytes_of_a_block_are_what_a_model_holds(changes, attention):
         found = (held(deep, mode, ops=ops) - held(shape, mode, ops=ops)) / 2 / tokens
         foreseen = block_bytes(shape, mode, explicit=attention is explicit)
         assert found == pytest.approx(foreseen, rel=0.05), mode
+
+
+@pytest.mark.parametrize("pooling", ["gap", "map"])
+@pytest.mark.parametrize("attention", [sdpa, explicit])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"parallel": True}, {"qk_norm": True}, {"positions": "rope"}, {"patch_drop": 0.5}],
+    ids=str,
+)
+def test_bytes_of_the_last_block_are_what_a_model_holds(changes, attention, pooling):
+    """Against a model of the same tokens that pools all of them."""
+    shape = Shape(256, 3, 1024, 4, 2, 2, (32, 32), classes=5, **changes)
+    whole = dataclasses.replace(shape, pooling=pooling, cls_token=True)
+    tokens, ops = 4 * (shape.prefix + shape.kept_patches), Ops(torch_norm, attention)
+    one = 16 * shape.width + 4 * shape.mlp  # what the one token of each image holds
+    for mode in MODES:
+        found = held(whole, mode, ops=ops) - held(shape, mode, ops=ops)
+        more, less = (
+            image_bytes(s, mode, explicit=attention is explicit) + edge_bytes(s)
+            for s in (whole, shape)
+        )
+        block = block_bytes(shape, mode, explicit=attention is explicit)
+        assert found == pytest.approx(4 * (more - less), abs=0.03 * tokens * block + 4 * one), mode

@@ -104,6 +104,11 @@ class Shape:
         """Patches that are left in training after patch dropout."""
         return max(1, int(self.patches * (1 - self.patch_drop)))
 
+    @property
+    def read(self) -> int | None:
+        """How many of the last block's tokens the head reads, counted from the first; None: all."""
+        return 1 if self.pooling == "cls" else None
+
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 

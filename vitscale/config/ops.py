@@ -180,7 +180,8 @@ def _impossible_fp8(ops: OpsConfig, engine: EngineConfig) -> Iterator[tuple[str,
 def unfit_for_fp8(ops: OpsConfig, shape: Shape, micro_batch: int) -> Iterator[tuple[str, str]]:
     """(key, sentence) for numbers that fp8 products cannot take, or gain nothing from.
 
-    Backward multiplies along the rows, the tokens of a micro-batch; so they must come in sixteens, too.
+    Backward multiplies along the rows, the tokens of a micro-batch that a block computes; so they must come in
+    sixteens, too.
 
     Args:
         ops: of the recipe; nothing is unfit where it does not ask for fp8.
@@ -201,11 +202,12 @@ def unfit_for_fp8(ops: OpsConfig, shape: Shape, micro_batch: int) -> Iterator[tu
                 f"model.{name}",
                 f"{size} is no multiple of {FP8_MULTIPLE}, which fp8 products need: change it, or ops.linear",
             )
-    tokens = shape.prefix + shape.kept_patches
+    tokens = shape.read or shape.prefix + shape.kept_patches
     if micro_batch * tokens % FP8_MULTIPLE:
         step = FP8_MULTIPLE // math.gcd(tokens, FP8_MULTIPLE)
+        each = "1 token, CLS, in the last block" if shape.read else f"{tokens} tokens"
         yield (
             "train.micro_batch",
-            f"{micro_batch} images of {tokens} tokens are {micro_batch * tokens} rows, no multiple of {FP8_MULTIPLE}, "
+            f"{micro_batch} images of {each} are {micro_batch * tokens} rows, no multiple of {FP8_MULTIPLE}, "
             f"which fp8 products need: use a multiple of {step}",
         )

@@ -59,14 +59,16 @@ def set_recompute(model: ViT, mode: str) -> None:
         model.run_block = partial(checkpoint, use_reentrant=False, context_fn=contexts)
 
 
-def _offloaded(block: nn.Module, tokens: Tensor, rotation: Rotation | None) -> Tensor:
-    """The block's output [B, T, D]; its input [B, T, D] is kept in pinned host memory until the backward pass.
+def _offloaded(
+    block: nn.Module, tokens: Tensor, rotation: Rotation | None, read: int | None
+) -> Tensor:
+    """The block's output; its input [B, T, D] is kept in pinned host memory until the backward pass.
 
     torch's checkpoint saves its inputs as tensors of the graph, so they pass through the hooks that are set around it;
     what the block saves inside passes through the checkpoint's own.
     """
     with save_on_cpu(pin_memory=True):
-        return checkpoint(block, tokens, rotation, use_reentrant=False)
+        return checkpoint(block, tokens, rotation, read, use_reentrant=False)
 
 
 def _contexts(kept: int) -> Any:

@@ -88,7 +88,7 @@ def extract(
             rows = micro_batch.labels.reshape(len(micro_batch.labels), -1)
             good = (rows != MASKED).any(dim=1)
             images = prepare(micro_batch.images)
-            values.append(model.features(images)["pre_logits"].float().cpu()[good])
+            values.append(model.represent(images).float().cpu()[good])
             labels.append(micro_batch.labels[good])
             numbers.append(torch.as_tensor(micro_batch.ids)[good])
     if not sum(map(len, labels)):

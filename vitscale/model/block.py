@@ -48,35 +48,54 @@ class Block(nn.Module):
         self.scale2 = nn.Parameter(torch.empty(width)) if scaled else None
         self.compute = torch.compile(self._compute) if ops.compiles else self._compute
 
-    def forward(self, tokens: Tensor, rotation: Rotation | None = None) -> Tensor:
-        """tokens [B, N, D] to [B, N, D]; `rotation` is that of their positions where the model has RoPE."""
-        return self.compute(tokens, rotation, self.drop.kept(tokens), self.drop.kept(tokens))
+    def forward(
+        self, tokens: Tensor, rotation: Rotation | None = None, read: int | None = None
+    ) -> Tensor:
+        """tokens [B, N, D] to [B, N, D]; `rotation` is that of their positions where the model has RoPE.
+
+        Where nothing but the first `read` tokens is read of the block, the rest is not computed: [B, read, D].
+        """
+        return self.compute(tokens, rotation, read, self.drop.kept(tokens), self.drop.kept(tokens))
 
     def _compute(
-        self, tokens: Tensor, rotation: Rotation | None, kept1: Tensor | None, kept2: Tensor | None
+        self,
+        tokens: Tensor,
+        rotation: Rotation | None,
+        read: int | None,
+        kept1: Tensor | None,
+        kept2: Tensor | None,
     ) -> Tensor:
         """A block with what is kept of its two branches, [B, 1, 1]; the same code for all blocks of a model."""
         normed = self.norm1(tokens)
-        attended = self._attend(normed, rotation)
+        attended = self._attend(normed, rotation, read)
+        if read is not None:
+            tokens, normed = tokens[:, :read], normed[:, :read]
         tokens, again = self.residual(tokens, attended, self.scale1, kept1, self.norm2)
         update = self._mlp(normed if again is None else again)
         return self.residual(tokens, update, self.scale2, kept2, None)[0]
 
     def attention_weights(self, tokens: Tensor, rotation: Rotation | None = None) -> Tensor:
         """What each token takes of every other in this block, float32 [B, H, N, N], for tokens [B, N, D]."""
-        q, k, _ = self._heads(self.norm1(tokens), rotation)
+        q, k, _ = self._heads(self.norm1(tokens), rotation, None)
         return weights(q, k, self._bias())
 
-    def _attend(self, tokens: Tensor, rotation: Rotation | None) -> Tensor:
-        q, k, v = self._heads(tokens, rotation)
-        mixed_BND = self.attention(q, k, v, self._bias()).transpose(1, 2).reshape(tokens.shape)
-        return self.drop(self.out(mixed_BND))
+    def _attend(self, tokens: Tensor, rotation: Rotation | None, read: int | None) -> Tensor:
+        q, k, v = self._heads(tokens, rotation, read)
+        bias = self._bias()
+        if bias is not None and read is not None:
+            bias = bias[:, :, :read]
+        mixed_BNHD = self.attention(q, k, v, bias).transpose(1, 2)
+        return self.drop(self.out(mixed_BNHD.flatten(2)))
 
-    def _heads(self, tokens: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _heads(
+        self, tokens: Tensor, rotation: Rotation | None, read: int | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         batch, count, width = tokens.shape
         heads = self.shape.heads
         qkv_BNKHD = self.qkv(tokens).view(batch, count, 3, heads, width // heads)
         q, k, v = (each.transpose(1, 2) for each in qkv_BNKHD.unbind(2))
+        if read is not None:
+            q = q[:, :, :read]
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:

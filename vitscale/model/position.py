@@ -64,8 +64,8 @@ def rotation_periods(head: int, base: float) -> Tensor:
 
 
 def rotate(values: Tensor, rotation: Rotation) -> Tensor:
-    """Turn queries or keys [B, H, N, d] by the angles of their patches."""
-    cosines, sines = rotation
+    """Turn queries or keys of the first n tokens, [B, H, n, d], by the angles of their patches."""
+    cosines, sines = (table[:, :, : values.shape[2]] for table in rotation)
     first, second = values.chunk(2, dim=-1)
     return values * cosines + torch.cat([-second, first], dim=-1) * sines
 

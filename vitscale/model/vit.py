@@ -18,8 +18,8 @@ from vitscale.ops.choice import PLAIN, Ops
 class ViT(nn.Module):
     """ "An Image is Worth 16x16 Words" (arXiv 2010.11929), built from a `Shape`.
 
-    Tokens are the CLS token, registers and patches, rows first. `run_block(block, tokens, rotation)` is how each block
-    is called; the engine replaces it to recompute activations.
+    Tokens are the CLS token, registers and patches, rows first. `run_block(block, tokens, rotation, read)` is how each
+    block is called; the engine replaces it to recompute activations.
     """
 
     def __init__(self, shape: Shape, ops: Ops = PLAIN) -> None:
@@ -40,7 +40,7 @@ class ViT(nn.Module):
         self.pool = AttentionPool(shape, ops) if shape.pooling == "map" else None
         self.representation = nn.Linear(width, width) if shape.representation else None
         self.head = nn.Linear(width, shape.classes)
-        self.run_block: Callable[[nn.Module, Tensor, Rotation | None], Tensor] = _call
+        self.run_block: Callable[[nn.Module, Tensor, Rotation | None, int | None], Tensor] = _call
 
     def _block(self, index: int, ops: Ops) -> Block:
         drop_path = self.shape.drop_path * index / max(1, self.shape.depth - 1)
@@ -48,10 +48,19 @@ class ViT(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images [B, 3, H, W], normalised as `data.mean` and `data.std` say, to logits [B, K] in the model's dtype."""
+        return self.head(self.represent(images))
+
+    def represent(self, images: Tensor) -> Tensor:
+        """images [B, 3, H, W], normalised, to what the head reads of them, [B, D].
+
+        Of the last block nothing is computed that the head does not read.
+        """
         tokens, rotation = self.embed(images)
-        for block in self.blocks:
-            tokens = self.run_block(block, tokens, rotation)
-        return self.head(self._represent(self.norm(tokens)))
+        *blocks, last = self.blocks
+        for block in blocks:
+            tokens = self.run_block(block, tokens, rotation, None)
+        tokens = self.run_block(last, tokens, rotation, self.shape.read)
+        return self._pooled(self.norm(tokens))
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """Named intermediates of a forward pass.
@@ -63,9 +72,9 @@ class ViT(nn.Module):
         tokens, rotation = self.embed(images)
         named = {"embedded": tokens}
         for index, block in enumerate(self.blocks):
-            tokens = named[f"block{index:02d}"] = self.run_block(block, tokens, rotation)
+            tokens = named[f"block{index:02d}"] = self.run_block(block, tokens, rotation, None)
         named["encoded"] = self.norm(tokens)
-        named["pre_logits"] = self._represent(named["encoded"])
+        named["pre_logits"] = self._pooled(named["encoded"])
         named["logits"] = self.head(named["pre_logits"])
         return named
 
@@ -123,7 +132,7 @@ class ViT(nn.Module):
         cosines, sines = (table[0, 0][index][:, None] for table in rotation)
         return patches, (cosines, sines)
 
-    def _represent(self, encoded: Tensor) -> Tensor:
+    def _pooled(self, encoded: Tensor) -> Tensor:
         """What the head reads: [B, D]."""
         if self.pool is not None:
             pooled = self.pool(encoded)
@@ -138,5 +147,5 @@ def _tokens(count: int, width: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(1, count, width))
 
 
-def _call(block: nn.Module, tokens: Tensor, rotation: Rotation | None) -> Tensor:
-    return block(tokens, rotation)
+def _call(block: nn.Module, tokens: Tensor, rotation: Rotation | None, read: int | None) -> Tensor:
+    return block(tokens, rotation, read)

@@ -9,6 +9,8 @@ from vitscale.config.model import Shape
 
 MODES = ("none", "cheap", "mlp", "full")
 """Of recomputation, from what holds most to what holds least on the device; `offload` holds nothing there."""
+_POOLED = {"cls": 0, "gap": 1, "map": 4}
+"""Numbers over D that a token holds behind the blocks: input of the last norm, its output, a key and a value."""
 
 
 def block_bytes(shape: Shape, mode: str, number: int = 2, *, explicit: bool = False) -> int:
@@ -47,6 +49,26 @@ def block_bytes(shape: Shape, mode: str, number: int = 2, *, explicit: bool = Fa
     return number * numbers + sums
 
 
+def last_bytes(shape: Shape, mode: str, number: int = 2, *, explicit: bool = False) -> int:
+    """`block_bytes` of the last block, which under CLS pooling computes one token alone, from keys and values of all.
+
+    What that one token holds is not counted.
+    """
+    if shape.read is None or mode in ("offload", "full"):
+        return block_bytes(shape, mode, number, explicit=explicit)
+    d, weights = shape.width, shape.heads if explicit else 0
+    if mode != "none":
+        return number * ((1 + 3) * d + weights)  # input, q, k and v
+    kept = (2 + 3) * d  # beside them the norm's output
+    if shape.qk_norm:
+        kept += 2 * d if explicit else d  # k once more, and a copy of v
+    elif explicit:
+        kept -= d  # copies of k and v in place of all three
+    elif shape.positions == "rope":
+        kept += d  # k once more
+    return number * (kept + weights)
+
+
 def _hidden(shape: Shape) -> int:
     """Numbers a token has after the first layer of the MLP."""
     return 2 * shape.mlp if shape.activation == "swiglu" else shape.mlp
@@ -69,7 +91,9 @@ def _tokens(shape: Shape) -> int:
 
 def image_bytes(shape: Shape, mode: str, number: int = 2, *, explicit: bool = False) -> int:
     """Bytes one image holds in all blocks, on the device, between forward and backward pass."""
-    return shape.depth * _tokens(shape) * block_bytes(shape, mode, number, explicit=explicit)
+    each = block_bytes(shape, mode, number, explicit=explicit)
+    last = last_bytes(shape, mode, number, explicit=explicit)
+    return _tokens(shape) * ((shape.depth - 1) * each + last)
 
 
 def working_bytes(shape: Shape, mode: str, number: int = 2, *, explicit: bool = False) -> int:
@@ -77,19 +101,29 @@ def working_bytes(shape: Shape, mode: str, number: int = 2, *, explicit: bool = 
 
     The most is needed in the MLP, or in explicit attention, which the backward pass reaches when what the MLP held is
     gone: there gradients of scores before and after the softmax, of q, k, v, of their mixture and of the tokens.
+
+    Where the last block computes one token alone, the most is needed there, for gradients of q, k and v, or in the
+    block before it, when what the last one held is gone.
     """
     whole, held = (block_bytes(shape, each, number, explicit=explicit) for each in ("none", mode))
     gradients = _hidden(shape) + 2 * shape.width
     if explicit:
         scores = 2 * _weights(shape, explicit) + 5 * shape.width
         gradients = max(gradients, scores - _after_norm(shape) - shape.width)
-    return _tokens(shape) * (whole - held + number * gradients)
+    needed = whole - held + number * gradients
+    if shape.read is not None:
+        end_whole, end_held = (
+            last_bytes(shape, each, number, explicit=explicit) for each in ("none", mode)
+        )
+        needed = max(end_whole - end_held + 3 * number * shape.width, needed - end_held)
+    return _tokens(shape) * needed
 
 
 def edge_bytes(shape: Shape, number: int = 2) -> int:
-    """Bytes one image holds outside the blocks: its pixels twice, patches, the last norm, logits and loss."""
+    """Bytes one image holds outside the blocks: its pixels twice, patches, the last norm, its pool, logits and loss."""
     height, width = shape.image
     pixels = 3 * height * width * (1 + number)
     patches = 3 * shape.patch**2 * shape.patches * number
     logits = shape.classes * (number + 3 * 4)
-    return pixels + patches + 2 * _tokens(shape) * shape.width * number + logits
+    pooled = _POOLED[shape.pooling] * _tokens(shape) * shape.width * number
+    return pixels + patches + pooled + logits

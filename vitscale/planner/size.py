@@ -78,7 +78,10 @@ def forward_flops(shape: Shape) -> int:
 
 
 def train_flops(shape: Shape) -> int:
-    """Operations of one image's forward and backward pass, without recomputation and without dropped patches."""
+    """Operations of one image's forward and backward pass, without recomputation and without dropped patches.
+
+    Of all tokens in the last block too, as published figures count, also where ours leaves some out (`Shape.read`).
+    """
     return 3 * _flops(shape, shape.prefix + shape.kept_patches)
 
 
