@@ -19,10 +19,10 @@ class ColourFeatures(nn.Module):
         super().__init__()
         self.seen = 0
 
-    def features(self, images):
+    def represent(self, images):
         self.seen += len(images)
         own = (images[:, 0, 0, 0] / 10).round().long()
-        return {"pre_logits": nn.functional.one_hot(own, 4).float()}
+        return nn.functional.one_hot(own, 4).float()
 
 
 @pytest.fixture(autouse=True)

@@ -85,6 +85,7 @@ def step(shape, ops, mode="none", images=4):
         {},
         {"layer_scale": None, "drop_path": 0.0, "activation": "gelu-tanh"},
         {"activation": "swiglu", "parallel": True, "positions": "rope", "qk_norm": True},
+        {"parallel": True},
         {"biases": "none", "norm": "rms", "registers": 2, "pooling": "map"},
         {"biases": "none", "dropout": 0.1},
     ],
