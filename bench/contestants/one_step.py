@@ -69,7 +69,7 @@ def under_deepspeed(
     import deepspeed
 
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29531"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # any that is free
     deepspeed.init_distributed("gloo")
     settings = {
         "train_micro_batch_size_per_gpu": BATCH,
