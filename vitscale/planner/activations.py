@@ -50,7 +50,7 @@ def block_bytes(shape: Shape, mode: str, number: int = 2, *, explicit: bool = Fa
 
 
 def last_bytes(shape: Shape, mode: str, number: int = 2, *, explicit: bool = False) -> int:
-    """`block_bytes` of the last block, which under CLS pooling computes one token alone, from keys and values of all.
+    """`block_bytes` of the last block, which under CLS pooling attends with one token alone, to keys and values of all.
 
     What that one token holds is not counted.
     """
